@@ -1,0 +1,524 @@
+"""The classifier: scikit-learn's face of the tail and its training."""
+
+import copy
+import hashlib
+import warnings
+from numbers import Integral, Real
+from os import PathLike
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.utils import assert_all_finite, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+
+from sklearn_dfd.devices import resolve_device
+from sklearn_dfd.mobilenet import LAST_BLOCK, Tail, tail_input_shape
+from sklearn_dfd.net import Rows, TailNet
+from sklearn_dfd.weights import load_weights
+
+_MEASURES = (
+    "epoch",
+    "train_loss",
+    "train_loss_penalized",
+    "train_accuracy",
+    "valid_loss",
+    "valid_accuracy",
+)
+
+
+class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
+    """Fine-tuned tail of MobileNetV2 with an L1 penalty.
+
+    The blocks of MobileNetV2 [1]_ after ``layer``, average pool, and a new head are trained
+    on the features that :class:`MobileNetV2Features` gives at the same ``layer``, by Adam, on
+    the cross-entropy plus ``l1_factor`` times the L1 norm of all the parameters of the tail.
+
+    Rows that are identical, label included, count as one row with their weights added. So
+    ``sample_weight=2`` is exactly the same as two copies of a row, the order of the rows does
+    not matter, and no copy can be on both sides of the split that ``early_stopping`` makes.
+
+    Parameters
+    ----------
+    layer : int or "pool", default=15
+        The last block of the trunk that made the features, 0 to 18. With ``"pool"`` the head
+        alone is trained, on vectors of any width.
+
+    weights : "imagenet", path or None, default="imagenet"
+        Weights that the blocks of the tail start from, see :class:`MobileNetV2Features`. Not
+        used, nor looked for, with ``layer="pool"`` or ``layer=18``.
+
+    hidden_layer_sizes : array-like of int, default=(512, 256)
+        Widths of the hidden layers of the head, between 1280 pooled features and the logits.
+
+    dropout : float, default=0.2
+        Probability of zeroing a hidden unit of the head in training.
+
+    lr : float, default=1e-4
+        Learning rate of Adam.
+
+    l1_factor : float, default=1e-4
+        Weight of the L1 norm of all parameters of the tail, BatchNorm and biases included. That
+        norm is about 5.5e4 at the start, so that 1e-4 adds 5.5 to a cross-entropy of 0.69.
+
+    max_epochs : int, default=10
+        Passes over the training rows.
+
+    batch_size : int, default=64
+        Rows a step. A last batch of one row, from which BatchNorm cannot learn, joins the one
+        before it.
+
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes, as everywhere in scikit-learn.
+
+    early_stopping : bool, default=False
+        Whether to stop when the validation loss no longer falls, and to keep the weights of
+        the best epoch. The validation rows are ``X_val`` where ``fit`` is given some, and
+        otherwise set aside from the training rows: stratified, whole groups where ``groups``
+        are given.
+
+    validation_fraction : float, default=0.1
+        Fraction of the rows to set aside with ``early_stopping`` and no ``X_val``. As near as
+        whole groups allow.
+
+    n_iter_no_change : int, default=5
+        Epochs without a lower validation loss after which ``early_stopping`` stops.
+
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights of the last call instead of starting afresh.
+
+    device : str, default="auto"
+        ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial head, the order of the rows, dropout, and the split of
+        ``early_stopping``. The global generators of numpy and torch are neither read, unless
+        this is None, nor changed.
+
+    verbose : int, default=0
+        1 prints a row of figures an epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+
+    n_features_in_ : int
+        Width of a row.
+
+    net_ : skorch.NeuralNet
+        The trained net; ``net_.module_`` is the torch module.
+
+    history_ : list of dict
+        One row an epoch, fit for ``pandas.DataFrame``: ``epoch`` (from 1), ``train_loss`` (mean
+        cross-entropy), ``train_loss_penalized`` (with the L1 penalty), ``train_accuracy``, and,
+        with validation rows, ``valid_loss`` and ``valid_accuracy``. All measured after the
+        epoch in evaluation mode: no dropout, fixed BatchNorm statistics.
+
+    n_iter_ : int
+        Epochs trained.
+
+    best_epoch_ : int
+        The epoch (from 1) whose weights were kept: that of the lowest validation loss with
+        ``early_stopping``, otherwise the last.
+
+    See Also
+    --------
+    MobileNetV2Features : Makes the features.
+    make_deepfake_pipeline : Both in one Pipeline.
+
+    References
+    ----------
+    .. [1] M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen (2018). MobileNetV2: Inverted
+       Residuals and Linear Bottlenecks. CVPR.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sklearn_dfd import DeepFakeClassifier
+    >>> X, y = make_classification(n_samples=200, random_state=0)
+    >>> clf = DeepFakeClassifier(layer="pool", lr=1e-3, random_state=0).fit(X, y)
+    >>> clf.predict_proba(X[:3]).shape
+    (3, 2)
+    >>> clf.history_[-1]["train_loss"] < clf.history_[0]["train_loss"]
+    True
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        "layer": [Interval(Integral, 0, LAST_BLOCK, closed="both"), StrOptions({"pool"})],
+        "weights": [str, PathLike, None],
+        "hidden_layer_sizes": ["array-like"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "lr": [Interval(Real, 0, None, closed="left")],
+        "l1_factor": [Interval(Real, 0, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        layer=15,
+        *,
+        weights="imagenet",
+        hidden_layer_sizes=(512, 256),
+        dropout=0.2,
+        lr=1e-4,
+        l1_factor=1e-4,
+        max_epochs=10,
+        batch_size=64,
+        class_weight=None,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=5,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.layer = layer
+        self.weights = weights
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.dropout = dropout
+        self.lr = lr
+        self.l1_factor = l1_factor
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None):
+        """Train the tail.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of features, cast to float32 where they are not. A memory map is not copied.
+
+        y : array-like of shape (n_samples,)
+            Labels of any type, of two or more classes.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; their scale does not matter.
+
+        groups : array-like of shape (n_samples,), default=None
+            Rows of one group stay on one side of the split that ``early_stopping`` makes.
+
+        X_val : array-like of shape (n_val, n_features), default=None
+            Validation rows, measured after each epoch; they decide with ``early_stopping``.
+
+        y_val : array-like of shape (n_val,), default=None
+            Their labels.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            For NaN or infinite features (naming the rows), a width that does not fit ``layer``
+            (naming what it would fit), a single class, lengths that differ, an unknown device,
+            groups that cannot be split, or a loss that is no longer finite.
+        WeightsError
+            An OSError and a ValueError: the weights cannot be had.
+        """
+        X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=True)
+        again = self.warm_start and hasattr(self, "net_")
+        classes = np.unique(y[sample_weight > 0])
+        if len(classes) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least two classes with positive weight to tell "
+                f"apart; y has one class: {classes[0]!r}."
+            )
+        if again and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"warm_start=True goes on with the classes {self.classes_}, but y has {classes}."
+            )
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val go together: one of them is missing.")
+        if not again:
+            self._start(classes, check_random_state(self.random_state))
+        tail = self.net_.module_ if again else self._new_tail()
+        valid_rows = None
+        if X_val is not None:
+            X_val, y_val, weight = self._check_rows(X_val, y_val, None, reset=False, name="X_val")
+            valid_rows = Rows(X_val, self._encode(y_val, "y_val"), weight)
+        rows = self._rows(X, y, sample_weight)
+        if self.early_stopping and valid_rows is None:
+            rows, valid_rows = self._set_aside(rows, groups, len(X))
+        self._make_net(tail)
+        self._train(rows, valid_rows)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Train one epoch on the given rows, going on from the present weights.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of features.
+
+        y : array-like of shape (n_samples,)
+            Their labels.
+
+        classes : array-like of shape (n_classes,), default=None
+            All labels that can come; needed in the first call, unless ``fit`` came before.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, relative to one another.
+
+        Returns
+        -------
+        self : object
+        """
+        first = not hasattr(self, "net_")
+        X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=first)
+        if first:
+            if classes is None:
+                raise ValueError("The first call of partial_fit needs classes: all labels there are.")
+            classes = np.unique(classes)
+            if len(classes) < 2:
+                raise ValueError(f"classes={classes} is one class; two or more are needed.")
+            self._start(classes, check_random_state(self.random_state))
+            self._make_net(self._new_tail())
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(f"classes={classes} is not what came before: {self.classes_}.")
+        self._train(self._rows(X, y, sample_weight), None, n_epochs=1)
+        return self
+
+    def predict(self, X):
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            The most probable label of each row.
+        """
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(axis=1)]
+
+    def predict_proba(self, X):
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        p : ndarray of float32, shape (n_samples, n_classes)
+            In the order of ``classes_``.
+        """
+        check_is_fitted(self)
+        X = self._check_features(X, reset=False)
+        return self.net_.predict_proba(X)
+
+    def _check_rows(self, X, y, sample_weight, *, reset, name="X"):
+        """Validate rows with labels and weights; X in float32."""
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        X = self._check_features(X, reset=reset, name=name)
+        y = column_or_1d(y, warn=True)
+        check_consistent_length(X, y)
+        assert_all_finite(y, input_name="y")
+        check_classification_targets(y)
+        return X, y, _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+
+    def _check_features(self, X, *, reset, name="X"):
+        with np.errstate(over="ignore", invalid="ignore"):  # not finite then: reported below
+            X = validate_data(
+                self, X, dtype=np.float32, order="C", ensure_all_finite=False, reset=reset
+            )
+        try:
+            assert_all_finite(X)
+        except ValueError:
+            rows = np.flatnonzero(~np.isfinite(X).all(axis=1))
+            more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
+            raise ValueError(
+                f"Input {name} contains NaN or infinity, or values too large for float32, in "
+                f"{len(rows)} of {len(X)} rows: {', '.join(map(str, rows[:10]))}{more}. Rows of "
+                'images that could not be read are NaN with on_error="nan": leave them out.'
+            ) from None
+        return X
+
+    def _encode(self, y, name):
+        """Codes 0 to k - 1 of labels."""
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"{name} has labels that are not among the classes {self.classes_}: {unknown}."
+            )
+        return np.searchsorted(self.classes_, y).astype(np.int64)
+
+    def _rows(self, X, y, sample_weight):
+        """Distinct rows of positive weight, in an order that depends on their content alone."""
+        codes = self._encode(y, "y")
+        sample_weight = np.asarray(sample_weight, dtype=np.float64)
+        if self.class_weight is not None:
+            counts = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=y, sample_weight=sample_weight
+            )
+            sample_weight = sample_weight * counts[codes]
+        positive = np.flatnonzero(sample_weight > 0)
+        digests = [
+            f"{codes[i]} {hashlib.blake2b(X[i], digest_size=16).hexdigest()}" for i in positive
+        ]
+        _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+        weight = np.zeros(len(X))
+        weight[positive[first]] = np.bincount(inverse, weights=sample_weight[positive])
+        weight /= weight[positive[first]].mean()
+        return Rows(X, codes, weight.astype(np.float32), order=positive[first])
+
+    def _set_aside(self, rows, groups, n_samples):
+        """Split rows into training and validation: stratified, whole groups."""
+        fraction = self.validation_fraction
+        n_splits = round(1 / min(fraction, 1 - fraction))
+        order, y = rows.order, rows.y[rows.order]
+        if groups is None:
+            splitter, groups = StratifiedKFold, order
+        else:
+            splitter, groups = StratifiedGroupKFold, column_or_1d(groups)
+            if len(groups) != n_samples:
+                raise ValueError(f"groups has {len(groups)} values for {n_samples} rows.")
+            groups = groups[order]
+        n_splits = max(2, min(n_splits, len(np.unique(groups))))
+        folds = splitter(n_splits, shuffle=True, random_state=self._split_seed)
+        try:
+            with warnings.catch_warnings():
+                # the least populated class: whether it is on both sides is checked below
+                warnings.simplefilter("ignore", UserWarning)
+                splits = [s if fraction <= 0.5 else s[::-1] for s in folds.split(order, y, groups)]
+        except ValueError:
+            splits = []
+        classes = set(y)
+        splits = [(a, b) for a, b in splits if set(y[a]) == classes and set(y[b]) == classes]
+        if not splits:
+            raise ValueError(
+                f"early_stopping=True cannot set aside validation_fraction={fraction} with all "
+                f"{len(classes)} classes on both sides: there are {len(order)} distinct rows in "
+                f"{len(np.unique(groups))} groups. Pass X_val and y_val, or more rows or groups."
+            )
+        train, valid = min(splits, key=lambda s: abs(len(s[1]) - fraction * len(order)))
+        return (
+            Rows(rows.X, rows.y, rows.weight, order[train]),
+            Rows(rows.X, rows.y, rows.weight, order[valid]),
+        )
+
+    def _start(self, classes, random_state):
+        """Forget the last fit, and draw the seeds of this one."""
+        self.classes_ = classes
+        self.history_ = []
+        self.n_iter_ = 0
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=4)
+        self._head_seed, self._order_seed, self._dropout_seed, self._split_seed = map(int, seeds)
+
+    def _new_tail(self):
+        arrays = None if self.layer in ("pool", LAST_BLOCK) else load_weights(self.weights)
+        generator = torch.Generator().manual_seed(self._head_seed)
+        return self._empty_tail().initialize(arrays, generator)
+
+    def _empty_tail(self):
+        sizes = tuple(self.hidden_layer_sizes)
+        if not all(isinstance(size, Integral) and size > 0 for size in sizes):
+            raise ValueError(f"hidden_layer_sizes={sizes} are not all integers of 1 or more.")
+        shape = tail_input_shape(self.layer, self.n_features_in_)
+        return Tail(self.layer, shape, sizes, len(self.classes_), self.dropout)
+
+    def _make_net(self, module, *, fitted=False):
+        """Wrap a tail into a skorch net on the device, with generators of its own."""
+        device = resolve_device(self.device, fitted=fitted)
+        dropout_generator = torch.Generator(device).manual_seed(self._dropout_seed)
+        module.set_generator(dropout_generator)
+        self.net_ = TailNet(
+            module,
+            l1_factor=self.l1_factor,
+            generator=torch.Generator().manual_seed(self._order_seed),
+            lr=self.lr,
+            batch_size=self.batch_size,
+            verbose=self.verbose,
+            device=device,
+        ).initialize()
+
+    def _train(self, rows, valid_rows, n_epochs=None):
+        """Train epoch by epoch; with ``early_stopping`` stop, and go back to the best."""
+        net = self.net_
+        smallest = 2 if net.module_.has_batch_norm() else 1
+        if min(len(rows), self.batch_size) < smallest:
+            raise ValueError(
+                f"{len(rows)} distinct row(s) in batches of batch_size={self.batch_size}: BatchNorm "
+                f"in the tail of layer={self.layer} needs two or more in a batch."
+            )
+        net.valid_rows = valid_rows
+        stopping = self.early_stopping and valid_rows is not None
+        best_loss, best_state, best_epoch = np.inf, None, None
+        net.notify("on_train_begin", X=rows, y=None)
+        for _ in range(self.max_epochs if n_epochs is None else n_epochs):
+            net.fit_loop(rows, epochs=1)
+            self.n_iter_ += 1
+            measured = {**net.history[-1], "epoch": self.n_iter_}
+            self.history_.append({key: measured[key] for key in _MEASURES if key in measured})
+            if stopping and measured["valid_loss"] < best_loss:
+                best_loss, best_epoch = measured["valid_loss"], self.n_iter_
+                best_state = copy.deepcopy(net.module_.state_dict())
+            if stopping and self.n_iter_ - best_epoch >= self.n_iter_no_change:
+                break
+        net.notify("on_train_end", X=rows, y=None)
+        net.valid_rows = None  # the net must not keep the data
+        self.best_epoch_ = self.n_iter_
+        if stopping:
+            net.module_.load_state_dict(best_state)
+            self.best_epoch_ = best_epoch
+
+    def __getstate__(self):
+        """Leave out the net, which knows a device, and keep its weights as plain arrays."""
+        state = super().__getstate__().copy()
+        net = state.pop("net_", None)
+        if net is not None:
+            state["_tail_state"] = {
+                name: tensor.cpu().numpy() for name, tensor in net.module_.state_dict().items()
+            }
+        return state
+
+    def __setstate__(self, state):
+        """Rebuild the net from its weights, on a device that exists here."""
+        state = dict(state)
+        arrays = state.pop("_tail_state", None)
+        super().__setstate__(state)
+        if arrays is not None:
+            module = self._empty_tail()
+            tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+            module.load_state_dict(tensors, assign=True)
+            self._make_net(module, fitted=True)

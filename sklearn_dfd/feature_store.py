@@ -1,0 +1,256 @@
+"""Features of images, computed once and kept by content.
+
+A store maps keys (16 bytes, made of an image's content and of all that determines its features)
+to rows of features. It knows neither images nor networks.
+"""
+
+import errno
+import hashlib
+import os
+import sqlite3
+import threading
+import warnings
+import zlib
+from collections import OrderedDict
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+_KEYS_A_QUERY = 500
+
+
+def row_key(content_digest, recipe):
+    """Key of an image's features.
+
+    Parameters
+    ----------
+    content_digest : bytes
+        Hash of the image's content.
+    recipe : str
+        All else that determines the features: weights, layer, size, preprocessing.
+
+    Returns
+    -------
+    key : bytes of length 16
+    """
+    return hashlib.blake2b(content_digest + recipe.encode(), digest_size=16).digest()
+
+
+class MemoryStore:
+    """Features kept in this process, the latest used ones within a bound.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Bound on the features kept. May be set at any time.
+    """
+
+    def __init__(self, max_bytes):
+        self.max_bytes = max_bytes
+        self._rows = OrderedDict()
+        self._n_bytes = 0
+        self._lock = threading.Lock()
+
+    def fetch(self, keys):
+        """Yield ``(key, row)`` of those keys that are kept; rows are read-only."""
+        for key in keys:
+            with self._lock:
+                row = self._rows.get(key)
+                if row is not None:
+                    self._rows.move_to_end(key)
+            if row is not None:
+                yield key, row
+
+    def add(self, keys, rows):
+        """Keep rows; the least recently used ones give way."""
+        with self._lock:
+            for key, row in zip(keys, rows, strict=True):
+                row = np.array(row)
+                row.flags.writeable = False
+                self._n_bytes += row.nbytes - getattr(self._rows.pop(key, None), "nbytes", 0)
+                self._rows[key] = row
+            while self._n_bytes > self.max_bytes and self._rows:
+                self._n_bytes -= self._rows.popitem(last=False)[1].nbytes
+
+    def clear(self):
+        """Forget everything."""
+        with self._lock:
+            self._rows.clear()
+            self._n_bytes = 0
+
+    def info(self):
+        """Number of rows and of bytes kept, as a dict: ``n_rows``, ``n_bytes``."""
+        with self._lock:
+            return {"n_rows": len(self._rows), "n_bytes": self._n_bytes}
+
+
+#: What ``MobileNetV2Features(memory=None)`` uses: shared by all instances of a process.
+IN_PROCESS = MemoryStore(max_bytes=512 * 2**20)
+
+
+class FeatureStore:
+    """Features kept in a directory, in one SQLite database.
+
+    Several processes may read and write at once, and one may be killed at any moment: what was
+    added before is kept whole. Nothing in it is ever unpickled.
+
+    Parameters
+    ----------
+    path : str or path
+        Directory; made where it does not exist.
+
+    dtype : "float32" or "float16", default="float32"
+        How rows are kept: exactly, or in half the space with about three digits.
+
+    Raises
+    ------
+    NotADirectoryError
+        When used, if ``path`` is a file.
+    ValueError
+        When used, if the store was written by a newer version of this package, or is not one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from sklearn_dfd.feature_store import FeatureStore, row_key
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     store = FeatureStore(directory)
+    ...     store.add([row_key(b"image", "recipe")], np.ones((1, 3), np.float32))
+    ...     store.info()["n_rows"]
+    1
+    """
+
+    def __init__(self, path, dtype="float32"):
+        self.path = path
+        self.dtype = dtype
+
+    def __repr__(self):
+        return f"FeatureStore({str(self.path)!r}, dtype={self.dtype!r})"
+
+    def fetch(self, keys):
+        """Yield ``(key, row)`` of those keys that are kept, in any order.
+
+        A damaged row is left out, so that it is computed again, with a warning.
+
+        Parameters
+        ----------
+        keys : list of bytes
+
+        Yields
+        ------
+        key : bytes
+        row : ndarray of float32, shape (n_features,)
+        """
+        damaged = 0
+        with self._open() as database:
+            for start in range(0, len(keys), _KEYS_A_QUERY):
+                some = keys[start : start + _KEYS_A_QUERY]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, dtype, checksum, value FROM rows WHERE key IN ({marks})"  # noqa: S608
+                for key, dtype, checksum, value in database.execute(query, some):
+                    if dtype not in _DTYPES or zlib.crc32(value) != checksum:
+                        damaged += 1
+                        continue
+                    yield key, np.frombuffer(value, _DTYPES[dtype]).astype(np.float32, copy=False)
+        if damaged:
+            warnings.warn(
+                f"{damaged} damaged row(s) in the feature store {self.path}: computed again.",
+                stacklevel=2,
+            )
+
+    def add(self, keys, rows):
+        """Keep rows, all or none of them; a row that is there already is replaced.
+
+        Parameters
+        ----------
+        keys : list of bytes
+        rows : array of float32, shape (n_keys, n_features)
+        """
+        values = [np.asarray(row, dtype=_DTYPES[self.dtype]).tobytes() for row in rows]
+        entries = [
+            (key, self.dtype, zlib.crc32(value), value)
+            for key, value in zip(keys, values, strict=True)
+        ]
+        with self._open() as database, database:
+            database.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)", entries)
+
+    def info(self):
+        """What is kept, as a dict: ``path``, ``n_rows``, ``n_bytes`` (of features)."""
+        with self._open() as database:
+            query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(value)), 0) FROM rows"
+            n_rows, n_bytes = database.execute(query).fetchone()
+        return {"path": str(self.path), "n_rows": n_rows, "n_bytes": n_bytes}
+
+    def prune(self, max_bytes):
+        """Remove the rows added longest ago, until at most ``max_bytes`` of features are kept."""
+        with self._open() as database:
+            with database:
+                database.execute(
+                    "DELETE FROM rows WHERE rowid IN (SELECT rowid FROM (SELECT rowid, "
+                    "SUM(LENGTH(value)) OVER (ORDER BY rowid DESC) AS total FROM rows) "
+                    "WHERE total > ?)",
+                    (max_bytes,),
+                )
+            database.execute("VACUUM")
+
+    def clear(self):
+        """Remove everything that is kept."""
+        self.prune(0)
+
+    @contextmanager
+    def _open(self):
+        """A connection, for this call alone: a store may be pickled, forked and shared."""
+        path = Path(os.fspath(self.path)).expanduser()
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(
+                errno.ENOTDIR, "a feature store needs a directory, and this is a file", str(path)
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        file = path / "features.sqlite"
+        with closing(sqlite3.connect(file, timeout=60)) as database:
+            try:
+                self._prepare(database, file)
+                yield database
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise OSError(f"the feature store {file} cannot be used: {error}") from error
+                raise ValueError(
+                    f"{file} is damaged or not a feature store ({error}): delete it, and the "
+                    "features are computed again."
+                ) from error
+
+    def _prepare(self, database, file):
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"{file} was written by a newer version of sklearn-dfd (format {version}; this "
+                f"one knows {SCHEMA_VERSION}): use another directory, or a newer version."
+            )
+        if version == 0:
+            # pages large enough for a row, and a log that readers need not wait for
+            database.execute("PRAGMA page_size = 32768")
+            database.execute("PRAGMA journal_mode = WAL")
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, dtype TEXT NOT NULL, "
+                    "checksum INTEGER NOT NULL, value BLOB NOT NULL)"
+                )
+                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        # a killed process loses nothing; a power cut may lose the last rows, never tear one
+        database.execute("PRAGMA synchronous = NORMAL")
+
+
+_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+
+
+def open_store(memory):
+    """Store for the ``memory`` parameter: None, a directory, or a store."""
+    if memory is None:
+        return IN_PROCESS
+    if isinstance(memory, MemoryStore | FeatureStore):
+        return memory
+    return FeatureStore(memory)

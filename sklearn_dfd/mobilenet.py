@@ -1,0 +1,264 @@
+"""MobileNetV2 [1]_ and where it is cut: a frozen trunk, and a tail with a new head.
+
+The architecture is torchvision's, and so are the names of its parameters. This module knows
+nothing of scikit-learn, of files or of training.
+
+References
+----------
+.. [1] M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen (2018). MobileNetV2: Inverted
+   Residuals and Linear Bottlenecks. CVPR.
+"""
+
+import copy
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models import mobilenet_v2
+
+LAST_BLOCK = 18
+POOLED_WIDTH = 1280
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# output channels of features[0] ... features[18], and the blocks that halve the resolution
+_CHANNELS = (32, 16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320, 1280)
+_HALVING = (0, 2, 4, 7, 14)
+
+
+@lru_cache(maxsize=1)
+def architecture():
+    """MobileNetV2 without values (on torch's meta device): names, shapes and structure."""
+    with torch.device("meta"):
+        model = mobilenet_v2(weights=None)
+    del model.classifier
+    return model.eval()
+
+
+def feature_shape(layer, image_size):
+    """Shape of what the trunk gives for one image.
+
+    Parameters
+    ----------
+    layer : int or "pool"
+        The last block of the trunk, 0 to 18, or "pool" for all of them and the average pool.
+    image_size : int
+        Side of the square image, in pixels.
+
+    Returns
+    -------
+    shape : tuple of int
+        ``(channels, side, side)``, or ``(1280,)`` for "pool".
+    """
+    if layer == "pool":
+        return (POOLED_WIDTH,)
+    side = image_size
+    for block in _HALVING:
+        if block <= layer:
+            side = -(-side // 2)
+    return (_CHANNELS[layer], side, side)
+
+
+def tail_input_shape(layer, width):
+    """Shape of one row of ``width`` features as the tail after ``layer`` takes it.
+
+    Returns
+    -------
+    shape : tuple of int
+        ``(channels, side, side)``, or ``(width,)`` for "pool", whose head takes any width.
+
+    Raises
+    ------
+    ValueError
+        If no square image gives that many features at that layer; says which layers would.
+    """
+    if layer == "pool":
+        return (width,)
+    side = _side(layer, width)
+    if side is not None:
+        return (_CHANNELS[layer], side, side)
+    expected = feature_shape(layer, 224)
+    fits = [
+        f"layer={candidate} at image_size={size}"
+        for size in (224, *range(32, 513, 32))
+        for candidate in [*range(LAST_BLOCK + 1), "pool"]
+        if np.prod(feature_shape(candidate, size)) == width
+    ]
+    hint = f"It would fit {' or '.join(fits[:4])}." if fits else "No layer gives such rows."
+    raise ValueError(
+        f"X has {width} feature(s), which does not fit layer={layer!r}: the blocks after it take "
+        f"{' x '.join(map(str, expected))} = {np.prod(expected)} at image_size=224, or "
+        f"{expected[0]} x side x side at another. {hint} For vectors of any width, use "
+        'layer="pool".'
+    )
+
+
+def _side(layer, width):
+    """Side of the feature map with ``width`` numbers at ``layer``; None if there is none."""
+    side = round((width / _CHANNELS[layer]) ** 0.5)
+    return side if side and _CHANNELS[layer] * side * side == width else None
+
+
+def trunk_names(layer):
+    """Names of the parameters and statistics of the trunk up to ``layer``."""
+    last = LAST_BLOCK if layer == "pool" else layer
+    return [
+        name
+        for name in architecture().state_dict()
+        if int(name.split(".")[1]) <= last and not name.endswith("num_batches_tracked")
+    ]
+
+
+class Trunk(nn.Module):
+    """The frozen blocks: images in, rows of features out.
+
+    BatchNorm is folded into the convolutions: exact in evaluation mode, the only mode there is.
+
+    Parameters
+    ----------
+    arrays : dict of str to ndarray
+        Weights, by torchvision's names.
+    layer : int or "pool"
+        The last block, 0 to 18, or "pool".
+    """
+
+    def __init__(self, arrays, layer):
+        super().__init__()
+        last = LAST_BLOCK if layer == "pool" else layer
+        blocks = copy.deepcopy(architecture().features[: last + 1])
+        _load(blocks, arrays)
+        self.features = _fold_batch_norm(blocks.eval())
+        self.pool = layer == "pool"
+        scale = 255 * torch.tensor(IMAGENET_STD).reshape(3, 1, 1)
+        shift = 255 * torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        self.requires_grad_(False)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images):
+        """Compute features.
+
+        Parameters
+        ----------
+        images : Tensor of uint8, shape (n_images, side, side, 3)
+
+        Returns
+        -------
+        features : Tensor of float32, shape (n_images, n_features)
+            Flattened channel by channel.
+        """
+        # a permuted view of (n, side, side, 3) is channels_last as it stands
+        x = self.features((images.permute(0, 3, 1, 2) - self.shift) / self.scale)
+        if self.pool:
+            x = x.mean((2, 3))
+        return x.contiguous().flatten(1)
+
+
+class Tail(nn.Module):
+    """The trained part: the blocks after the trunk, average pool, and a new head.
+
+    Parameters
+    ----------
+    layer : int or "pool"
+        The last block of the trunk; "pool" leaves the head alone.
+    input_shape : tuple of int
+        Shape of one row of features, see :func:`tail_input_shape`.
+    hidden_layer_sizes : sequence of int
+        Widths of the hidden layers of the head.
+    n_classes : int
+        Number of outputs (logits).
+    dropout : float
+        Probability of zeroing a hidden unit of the head in training.
+    """
+
+    def __init__(self, layer, input_shape, hidden_layer_sizes, n_classes, dropout):
+        super().__init__()
+        self.input_shape = input_shape
+        self.features = None
+        width = input_shape[0]
+        with torch.device("meta"):  # no draw from torch's global generator
+            if layer != "pool":
+                self.features = copy.deepcopy(architecture().features[layer + 1 :])
+                width = POOLED_WIDTH
+            layers: list[nn.Module] = []
+            for hidden in hidden_layer_sizes:
+                layers += [nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout)]
+                width = hidden
+            self.head = nn.Sequential(*layers, nn.Linear(width, n_classes))
+
+    def initialize(self, arrays, generator):
+        """Fill the blocks from ``arrays`` and the head at random, as nn.Linear does."""
+        if self.features is not None:
+            _load(self.features, arrays)
+        self.head.to_empty(device="cpu")
+        for module in self.head:
+            if isinstance(module, nn.Linear):
+                bound = module.in_features**-0.5
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        return self
+
+    def set_generator(self, generator):
+        """Let dropout draw from ``generator``, which lives on the module's device."""
+        for module in self.head:
+            if isinstance(module, Dropout):
+                module.generator = generator
+
+    def has_batch_norm(self):
+        """Whether a batch of one row cannot be trained on."""
+        return any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
+
+    def forward(self, X):
+        """Logits of shape (n_rows, n_classes) for rows of features (n_rows, width)."""
+        if self.features is not None:
+            X = self.features(X.unflatten(1, self.input_shape)).mean((2, 3))
+        return self.head(X)
+
+
+class Dropout(nn.Module):
+    """Dropout that draws from a generator of its own.
+
+    torch's own module draws from the global generator, which every thread of the process
+    shares: two fits in two threads would then change each other's masks.
+    """
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+        self.generator = None
+
+    def forward(self, x):
+        """Zero each number with probability ``p``, and scale the rest, in training mode."""
+        if not self.training or self.p == 0:
+            return x
+        mask = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * mask.div_(1 - self.p)
+
+
+def _load(blocks, arrays):
+    """Give ``blocks`` (on the meta device) their own copies of ``arrays``."""
+    state = {
+        name: torch.tensor(0)
+        if name.endswith("num_batches_tracked")
+        else torch.tensor(arrays[f"features.{name}"])
+        for name in blocks.state_dict()
+    }
+    blocks.load_state_dict(state, assign=True)
+    for parameter in blocks.parameters():
+        parameter.requires_grad_(True)
+
+
+def _fold_batch_norm(module):
+    """Replace each convolution followed by BatchNorm by one convolution, throughout."""
+    for name, child in module.named_children():
+        module.register_module(name, _fold_batch_norm(child))
+    if isinstance(module, nn.Sequential):
+        layers = list(module)
+        for i in range(len(layers) - 1):
+            if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
+                module[i] = fuse_conv_bn_eval(layers[i], layers[i + 1])
+                module[i + 1] = nn.Identity()
+    return module

@@ -1,0 +1,177 @@
+"""The skorch net that trains the tail: whole batches, the L1 penalty, measured epochs.
+
+Knows torch and skorch, and nothing of scikit-learn's conventions.
+"""
+
+import math
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import EpochTimer, PrintLog
+from skorch.utils import to_numpy
+from torch.utils.data import Dataset
+
+EVALUATION_BATCH_SIZE = 256
+
+
+class Rows(Dataset):
+    """Rows of features with their labels and weights, read in whole batches.
+
+    Parameters
+    ----------
+    X : ndarray of float32, shape (n_rows, width)
+        May be a read-only memory map: only the rows of one batch at a time are copied.
+    y : ndarray of int64, shape (n_rows,), or None
+        Class codes from 0.
+    weight : ndarray of float32, shape (n_rows,), or None
+        Weights with mean 1; None for equal ones.
+    order : ndarray of intp, or None
+        The rows that count, in their order; None for all.
+    """
+
+    def __init__(self, X, y=None, weight=None, order=None):
+        self.X = X
+        self.order = np.arange(len(X)) if order is None else order
+        self.y = np.zeros(len(X), dtype=np.int64) if y is None else y
+        self.weight = np.ones(len(X), dtype=np.float32) if weight is None else weight
+
+    def __len__(self):
+        return len(self.order)
+
+    def batches(self, batch_size, *, generator=None, join_single=False):
+        """Yield ``(X, (y, weight))`` as tensors, shuffled where a generator is given.
+
+        With ``join_single``, a last batch of one row, from which BatchNorm can learn no
+        variance, joins the batch before it.
+        """
+        order = self.order
+        if generator is not None:
+            order = order[torch.randperm(len(order), generator=generator).numpy()]
+        starts = list(range(0, len(order), batch_size))
+        if join_single and len(starts) > 1 and len(order) - starts[-1] == 1:
+            starts.pop()
+        for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
+            rows = order[start:stop]
+            yield (
+                torch.from_numpy(self.X[rows]),
+                (torch.from_numpy(self.y[rows]), torch.from_numpy(self.weight[rows])),
+            )
+
+
+class _Batches:
+    """An iterator over ``Rows`` that starts anew each epoch."""
+
+    def __init__(self, rows, batch_size, **options):
+        self.rows, self.batch_size, self.options = rows, batch_size, options
+
+    def __iter__(self):
+        return self.rows.batches(self.batch_size, **self.options)
+
+
+class TailNet(NeuralNet):
+    """Trains a tail on rows of features.
+
+    Parameters
+    ----------
+    module : Tail
+        Initialised; it is trained in place.
+    l1_factor : float
+        Weight of the L1 norm of all the module's parameters in what is minimised.
+    generator : torch.Generator
+        Of the order of the rows.
+    valid_rows : Rows or None
+        Measured after each epoch where given.
+    **kwargs
+        skorch's.
+    """
+
+    def __init__(self, module, *, l1_factor=0.0, generator=None, valid_rows=None, **kwargs):
+        super().__init__(
+            module,
+            criterion=torch.nn.CrossEntropyLoss,
+            criterion__reduction="none",
+            optimizer=torch.optim.Adam,
+            train_split=None,
+            **kwargs,
+        )
+        self.l1_factor = l1_factor
+        self.generator = generator
+        self.valid_rows = valid_rows
+
+    @property
+    def _default_callbacks(self):
+        # skorch's own would average the losses of moving weights, in training mode
+        log = [("print_log", PrintLog())] if self.verbose else []
+        return [("epoch_timer", EpochTimer()), *log]
+
+    def get_dataset(self, X, y=None):
+        """Rows as they are; arrays of features become rows."""
+        return X if isinstance(X, Rows) else Rows(to_numpy(X), y)
+
+    def get_iterator(self, dataset, training=False):
+        """Whole batches of rows, shuffled in training and larger in evaluation."""
+        if not training:
+            return _Batches(dataset, max(self.batch_size, EVALUATION_BATCH_SIZE))
+        return _Batches(
+            dataset,
+            self.batch_size,
+            generator=self.generator,
+            join_single=self.module_.has_batch_norm(),
+        )
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """Mean cross-entropy, weighted; the penalty acts on the gradients."""
+        y, weight = y_true
+        loss = self.criterion_(y_pred, y.to(y_pred.device))
+        return (loss * weight.to(y_pred.device)).mean()
+
+    def train_step_single(self, batch, **fit_params):
+        """Gradients of the weighted cross-entropy plus ``l1_factor`` times the L1 norm."""
+        step = super().train_step_single(batch, **fit_params)
+        if not math.isfinite(step["loss"].item()):
+            raise ValueError(
+                f"the loss became {step['loss'].item()} in epoch {len(self.history)}, batch "
+                f"{len(self.history[-1, 'batches'])}: lower lr, or scale the features."
+            )
+        if self.l1_factor:
+            parameters = [p for p in self.module_.parameters() if p.grad is not None]
+            # the derivative of l1_factor * |p|, for all parameters in one fused call
+            torch._foreach_add_(
+                [p.grad for p in parameters],
+                torch._foreach_sign([p.detach() for p in parameters]),
+                alpha=self.l1_factor,
+            )
+        return step
+
+    def evaluation_step(self, batch, training=False):
+        """Logits of a batch, in evaluation mode unless ``training``."""
+        with torch.inference_mode(not training):
+            return super().evaluation_step(batch, training=training)
+
+    def penalty(self):
+        """``l1_factor`` times the L1 norm of all parameters."""
+        norms = torch._foreach_norm([p.detach() for p in self.module_.parameters()], 1)
+        return self.l1_factor * float(sum(norms))
+
+    def measure(self, rows):
+        """Weighted mean cross-entropy and accuracy on ``rows``, in evaluation mode."""
+        loss = correct = total = 0.0
+        for X, (y, weight) in self.get_iterator(rows):
+            logits = self.evaluation_step((X, None)).float().cpu()
+            weight = weight.double()
+            loss += float(torch.nn.functional.cross_entropy(logits, y, reduction="none") @ weight.float())
+            correct += float((logits.argmax(1) == y).double() @ weight)
+            total += float(weight.sum())
+        return loss / total, correct / total
+
+    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        """Measure the epoch: skorch's callbacks find the figures in the history."""
+        loss, accuracy = self.measure(dataset_train)
+        self.history.record("train_loss", loss)
+        self.history.record("train_loss_penalized", loss + self.penalty())
+        self.history.record("train_accuracy", accuracy)
+        if self.valid_rows is not None:
+            loss, accuracy = self.measure(self.valid_rows)
+            self.history.record("valid_loss", loss)
+            self.history.record("valid_accuracy", accuracy)

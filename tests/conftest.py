@@ -1,0 +1,116 @@
+"""Fixtures for all tests: weights that need no network, real data where it is at hand, guards."""
+
+import ipaddress
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import mobilenet_v2
+
+from sklearn_dfd.feature_store import IN_PROCESS
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _shared(*parts):
+    path = _SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{Path('..', 'shared', *parts)}, beside the repository, is not at hand")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_weights():
+    """Path of a mobilenet_v2 state dict that knows ImageNet."""
+    return _shared("weights", "mobilenet_v2_imagenet.pth")
+
+
+@pytest.fixture(scope="session")
+def real_faces():
+    """Directory with real and manipulated photographs, one folder a class."""
+    return _shared("data", "real_and_fake_faces_160")
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory):
+    """Path of a whole torchvision state dict, classifier included, with random values.
+
+    They keep the scale of what flows through, and no BatchNorm among them is the identity.
+    """
+    rng = np.random.default_rng(20240229)
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in mobilenet_v2().state_dict().items()}
+    state = {}
+    for name, shape in shapes.items():
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(7)
+            continue
+        if len(shape) > 1:
+            array = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        elif name.endswith("running_var") or name.endswith("weight"):
+            array = rng.uniform(0.7, 1.4, shape)
+        else:
+            array = rng.normal(0, 0.1, shape)
+        state[name] = torch.tensor(array, dtype=torch.float32)
+    path = tmp_path_factory.mktemp("weights") / "mobilenet_v2.pth"
+    torch.save(state, path)
+    return path
+
+
+def _is_local(host):
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in {"localhost", "", None}
+
+
+def _refuse(host):
+    if not _is_local(host.decode() if isinstance(host, bytes) else host):
+        # not an OSError, which code that expects to be offline would take for an answer
+        pytest.fail(f"a test asked for the network: {host!r}")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Fail a test at once that looks up, or connects to, another machine."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+    create_connection, getaddrinfo = socket.create_connection, socket.getaddrinfo
+
+    def guarded(original):
+        def call(self, address):
+            if self.family in {socket.AF_INET, socket.AF_INET6}:
+                _refuse(address[0])
+            return original(self, address)
+
+        return call
+
+    def guarded_create_connection(address, *args, **kwargs):
+        _refuse(address[0])
+        return create_connection(address, *args, **kwargs)
+
+    def guarded_getaddrinfo(host, *args, **kwargs):
+        _refuse(host)
+        return getaddrinfo(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded(connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
+    monkeypatch.setattr(socket, "create_connection", guarded_create_connection)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+
+
+@pytest.fixture(autouse=True)
+def no_features_from_other_tests():
+    """Empty the store that all estimators of a process share."""
+    IN_PROCESS.clear()
+    yield
+    IN_PROCESS.clear()
+
+
+@pytest.fixture(autouse=True)
+def same_number_of_threads():
+    """Leave the next test as many of torch's threads as this one had."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

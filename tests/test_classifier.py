@@ -1,0 +1,579 @@
+import copy
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import make_classification
+from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sklearn_dfd import DeepFakeClassifier
+from sklearn_dfd.weights import load_weights
+
+TOO_NARROW = "fits X of a few columns, and the blocks after layer=15 take 160 x side x side"
+CHECKS_WITH_NARROW_X = [
+    "check_class_weight_classifiers",
+    "check_classifier_data_not_an_array",
+    "check_classifiers_classes",
+    "check_classifiers_train",
+    "check_dict_unchanged",
+    "check_dont_overwrite_parameters",
+    "check_dtype_object",
+    "check_estimators_dtypes",
+    "check_estimators_fit_returns_self",
+    "check_estimators_nan_inf",
+    "check_estimators_overwrite_params",
+    "check_estimators_partial_fit_n_features",
+    "check_estimators_pickle",
+    "check_f_contiguous_array_estimator",
+    "check_fit2d_predict1d",
+    "check_fit_check_is_fitted",
+    "check_fit_idempotent",
+    "check_fit_score_takes_y",
+    "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance",
+    "check_n_features_in",
+    "check_n_features_in_after_fitting",
+    "check_pipeline_consistency",
+    "check_positive_only_tag_during_fit",
+    "check_readonly_memmap_input",
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weights_list",
+    "check_sample_weights_not_an_array",
+    "check_sample_weights_not_overwritten",
+    "check_sample_weights_pandas_series",
+    "check_sample_weights_shape",
+    "check_supervised_y_2d",
+]
+
+
+def expected_failed_checks(estimator):
+    if estimator.layer == "pool":
+        return {}
+    return dict.fromkeys(CHECKS_WITH_NARROW_X, TOO_NARROW)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks(
+    [DeepFakeClassifier(layer="pool"), DeepFakeClassifier(weights=None)],
+    expected_failed_checks=expected_failed_checks,
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture
+def head_data():
+    X, y = make_classification(n_samples=120, n_features=20, random_state=0)
+    return X.astype(np.float32), y
+
+
+@pytest.fixture
+def head():
+    return DeepFakeClassifier(layer="pool", lr=1e-3, max_epochs=4, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def block_data():
+    """Rows for the blocks after layer 15: 160 channels of 2 x 2."""
+    rng = np.random.default_rng(0)
+    y = np.arange(50) % 2
+    X = rng.normal(size=(50, 160, 2, 2)) + 0.5 * y[:, None, None, None]
+    return X.reshape(50, -1).astype(np.float32), y
+
+
+@pytest.fixture
+def blocks():
+    return DeepFakeClassifier(
+        weights=None, max_epochs=2, batch_size=16, hidden_layer_sizes=(32,), random_state=0
+    )
+
+
+def parameters_of(classifier):
+    return {k: v.cpu().numpy().copy() for k, v in classifier.net_.module_.state_dict().items()}
+
+
+def assert_same_weights(a, b, atol=0.0):
+    a, b = parameters_of(a), parameters_of(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=0, atol=atol, err_msg=name)
+
+
+# ---- the training step ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("l1_factor", [0.0, 1e-4])
+@pytest.mark.parametrize("layer", [15, 17, 18])
+def test_one_epoch_equals_a_plain_torch_loop(layer, l1_factor):
+    rng = np.random.default_rng(1)
+    channels = {15: 160, 17: 320, 18: 1280}[layer]
+    X = rng.normal(size=(49, channels * 9)).astype(np.float32)
+    y = rng.integers(0, 2, 49)
+    classifier = DeepFakeClassifier(
+        layer, weights=None, dropout=0.0, lr=1e-3, l1_factor=l1_factor, batch_size=16, max_epochs=1
+    )
+    seeded = clone(classifier).set_params(random_state=3)
+    # a rate of 0 leaves the initial parameters, but for the statistics of BatchNorm
+    start = clone(seeded).set_params(lr=0.0).fit(X, y).net_.module_
+    reference = copy.deepcopy(start)
+    if reference.features is not None:
+        arrays = load_weights(None)
+        for name, buffer in reference.features.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                buffer.zero_()
+            else:
+                buffer.copy_(torch.tensor(arrays[f"features.{name}"]))
+
+    seeded.fit(X, y)
+    rows = seeded._rows(X, y, np.ones(len(X)))
+    generator = torch.Generator().manual_seed(seeded._order_seed)
+    order = rows.order[torch.randperm(len(rows.order), generator=generator).numpy()]
+    optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3)
+    reference.train()
+    # 49 rows in batches of 16 leave one row over: it joins the third batch
+    edges = [0, 16, 32, 49] if layer < 18 else [0, 16, 32, 48, 49]
+    for start_row, stop_row in zip(edges, edges[1:], strict=False):
+        batch = order[start_row:stop_row]
+        logits = reference(torch.tensor(X[batch]))
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(y[batch]))
+        loss = loss + l1_factor * sum(p.abs().sum() for p in reference.parameters())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    expected = {k: v.numpy() for k, v in reference.state_dict().items()}
+    for name, array in parameters_of(seeded).items():
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_history_is_measured_in_evaluation_mode(block_data, blocks):
+    X, y = block_data
+    blocks.set_params(dropout=0.5).fit(X, y)
+    probabilities = blocks.predict_proba(X)
+    last = blocks.history_[-1]
+    loss = -np.log(probabilities[np.arange(len(y)), y]).mean()
+    assert last["train_loss"] == pytest.approx(loss, rel=1e-5)
+    assert last["train_accuracy"] == pytest.approx(blocks.score(X, y))
+    norm = sum(p.abs().sum().item() for p in blocks.net_.module_.parameters())
+    assert last["train_loss_penalized"] == pytest.approx(loss + 1e-4 * norm, rel=1e-5)
+    assert [row["epoch"] for row in blocks.history_] == [1, 2]
+    assert blocks.n_iter_ == blocks.best_epoch_ == 2
+
+
+def test_l1_shrinks_the_norm(head_data, head):
+    norms = []
+    for factor in (0.0, 1e-2):
+        net = clone(head).set_params(l1_factor=factor).fit(*head_data).net_
+        norms.append(sum(p.abs().sum().item() for p in net.module_.parameters()))
+    assert norms[1] < 0.95 * norms[0]
+
+
+def test_tail_starts_from_the_given_weights(block_data, blocks):
+    blocks.set_params(lr=0.0, max_epochs=1).fit(*block_data)
+    arrays = load_weights(None)
+    for name, parameter in blocks.net_.module_.features.named_parameters():
+        np.testing.assert_array_equal(parameter.detach().numpy(), arrays[f"features.{name}"])
+
+
+@pytest.mark.parametrize("n_samples", [2, 3, 17])
+def test_few_rows_and_a_last_batch_of_one(n_samples):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n_samples, 160)).astype(np.float32)  # 1 x 1: BatchNorm needs two rows
+    y = np.arange(n_samples) % 2
+    classifier = DeepFakeClassifier(weights=None, batch_size=16, max_epochs=1).fit(X, y)
+    assert np.isfinite(classifier.predict_proba(X)).all()
+
+
+# ---- repeatable, and nothing carried over -------------------------------------------------------
+
+
+def test_same_seed_same_weights_whatever_the_global_state(block_data, blocks):
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = clone(blocks).fit(*block_data)
+    torch.manual_seed(2)
+    np.random.seed(2)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    second = clone(blocks).fit(*block_data)
+    assert_same_weights(first, second)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
+    other = clone(blocks).set_params(random_state=1).fit(*block_data)
+    assert not np.array_equal(first.predict_proba(block_data[0]), other.predict_proba(block_data[0]))
+
+
+def test_fit_starts_afresh(block_data, blocks):
+    X, y = block_data
+    once = clone(blocks).fit(X, y)
+    twice = clone(blocks).fit(X[::-1], 1 - y).fit(X, y)
+    assert_same_weights(once, twice)
+    assert len(twice.history_) == 2
+
+
+def test_folds_share_nothing(block_data, blocks):
+    X, y = block_data
+    groups = np.arange(50) // 5
+    folds = cross_validate(
+        blocks, X, y, groups=groups, cv=GroupKFold(2), return_estimator=True, return_indices=True
+    )
+    train = folds["indices"]["train"][1]
+    assert_same_weights(folds["estimator"][1], clone(blocks).fit(X[train], y[train]))
+
+
+def test_fits_in_threads_do_not_disturb_each_other(block_data, blocks):
+    alone = clone(blocks).fit(*block_data)
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda _: clone(blocks).fit(*block_data), range(4)))
+    for classifier in together:
+        assert_same_weights(alone, classifier, atol=1e-6)
+
+
+def test_same_weights_in_another_process(head_data, head, tmp_path):
+    joblib.dump((head, *head_data), tmp_path / "in")
+    code = (
+        "import joblib, sys; clf, X, y = joblib.load(sys.argv[1]);"
+        "joblib.dump(clf.fit(X, y).predict_proba(X), sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "in", tmp_path / "out"], check=True)
+    expected = head.fit(*head_data).predict_proba(head_data[0])
+    np.testing.assert_allclose(joblib.load(tmp_path / "out"), expected, rtol=0, atol=1e-6)
+
+
+def test_weights_equal_copies_and_order_does_not_matter(block_data, blocks):
+    X, y = block_data
+    counts = np.random.default_rng(0).integers(0, 4, len(X))
+    weighted = clone(blocks).fit(X, y, sample_weight=counts)
+    repeated = clone(blocks).fit(np.repeat(X, counts, axis=0), np.repeat(y, counts))
+    assert_same_weights(weighted, repeated)
+    scaled = clone(blocks).fit(X[::-1], y[::-1], sample_weight=counts[::-1] * 8.0)
+    assert_same_weights(weighted, scaled)
+
+
+# ---- validation rows and early stopping --------------------------------------------------------
+
+
+def test_validation_rows_are_measured_and_not_trained_on(block_data, blocks):
+    X, y = block_data
+    plain = clone(blocks).fit(X[:30], y[:30])
+    blocks.fit(X[:30], y[:30], X_val=X[30:], y_val=y[30:])
+    assert_same_weights(plain, blocks)
+    last = blocks.history_[-1]
+    assert last["valid_accuracy"] == pytest.approx(blocks.score(X[30:], y[30:]))
+    probabilities = blocks.predict_proba(X[30:])[np.arange(20), y[30:]]
+    assert last["valid_loss"] == pytest.approx(-np.log(probabilities).mean(), rel=1e-5)
+    assert "valid_loss" not in plain.history_[-1]
+
+
+def test_early_stopping_keeps_the_best_epoch(head):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 20)).astype(np.float32), rng.integers(0, 2, 200)
+    head.set_params(early_stopping=True, max_epochs=100, n_iter_no_change=3, lr=3e-3)
+    head.fit(X[:100], y[:100], X_val=X[100:], y_val=y[100:])
+    losses = [row["valid_loss"] for row in head.history_]
+    assert head.best_epoch_ == np.argmin(losses) + 1
+    assert head.n_iter_ == head.best_epoch_ + 3 < 100
+    probabilities = head.predict_proba(X[100:])[np.arange(100), y[100:]]
+    assert -np.log(probabilities).mean() == pytest.approx(min(losses), rel=1e-5)
+
+
+def split_made_by(classifier, X, y, groups, monkeypatch):
+    seen = {}
+    original = DeepFakeClassifier._set_aside
+
+    def spy(self, *args):
+        seen["train"], seen["valid"] = original(self, *args)
+        return seen["train"], seen["valid"]
+
+    monkeypatch.setattr(DeepFakeClassifier, "_set_aside", spy)
+    classifier.fit(X, y, groups=groups)
+    return seen["train"].order, seen["valid"].order
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.7])
+def test_early_stopping_sets_whole_groups_aside(head, head_data, fraction, monkeypatch):
+    X, y = head_data
+    groups = np.arange(len(X)) // 3
+    head.set_params(early_stopping=True, validation_fraction=fraction)
+    train, valid = split_made_by(head, X, y, groups, monkeypatch)
+    assert not set(groups[train]) & set(groups[valid])
+    assert sorted([*train, *valid]) == list(range(len(X)))
+    assert len(valid) == pytest.approx(fraction * len(X), abs=6)
+    assert y[valid].mean() == pytest.approx(y.mean(), abs=0.2)
+    assert "valid_loss" in head.history_[0]
+
+
+def test_early_stopping_without_groups_stratifies(head, head_data, monkeypatch):
+    X, y = head_data
+    y = (np.arange(len(X)) % 4 == 0).astype(int)
+    head.set_params(early_stopping=True, validation_fraction=0.2)
+    train, valid = split_made_by(head, X, y, None, monkeypatch)
+    assert len(valid) == 24 and y[valid].sum() == 6
+
+
+def test_copies_are_never_on_both_sides(head, head_data, monkeypatch):
+    X, y = np.repeat(head_data[0], 3, axis=0), np.repeat(head_data[1], 3)
+    head.set_params(early_stopping=True)
+    train, valid = split_made_by(head, X, y, None, monkeypatch)
+    assert len(train) + len(valid) == 120
+    assert not set(train // 3) & set(valid // 3)
+
+
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_groups_that_cannot_be_split(head, head_data, n_groups):
+    X, y = head_data
+    groups = y if n_groups == 2 else np.zeros(len(X))  # each class a group of its own
+    head.set_params(early_stopping=True)
+    with pytest.raises(ValueError, match=f"cannot set aside.* in {n_groups} groups"):
+        head.fit(X, y, groups=groups)
+
+
+# ---- going on from a fit ---------------------------------------------------------------------
+
+
+def test_warm_start_goes_on(head, head_data):
+    X, y = head_data
+    head.set_params(warm_start=True).fit(X, y)
+    loss = head.history_[-1]["train_loss"]
+    head.fit(X, y)
+    assert [row["epoch"] for row in head.history_] == list(range(1, 9))
+    assert head.history_[4]["train_loss"] < loss
+    with pytest.raises(ValueError, match="warm_start=True goes on with the classes"):
+        head.fit(X, y + 1)
+
+
+def test_partial_fit(head, head_data):
+    X, y = head_data
+    with pytest.raises(ValueError, match="classes"):
+        clone(head).partial_fit(X, y)
+    head.partial_fit(X[y == 0], y[y == 0], classes=[0, 1])  # a batch of one class will come
+    for _ in range(15):
+        head.partial_fit(X, y)
+    assert head.n_iter_ == 16 and head.score(X, y) > 0.9
+    with pytest.raises(ValueError, match="is not what came before"):
+        head.partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="not among the classes"):
+        head.partial_fit(X, y + 1)
+    with pytest.raises(ValueError, match="features"):
+        head.partial_fit(X[:, 1:], y)
+
+
+def test_partial_fit_equals_fit_epoch_by_epoch(head, head_data):
+    whole = clone(head).fit(*head_data)
+    for _ in range(4):
+        head.partial_fit(*head_data, classes=[0, 1])
+    assert_same_weights(whole, head)
+
+
+# ---- labels and weights of classes --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["real", "fake"], [True, False], [-1, 1], [2.0, 5.0], ["a", "b", "c"], [7, 8, 9, 10]],
+    ids=str,
+)
+def test_labels_of_any_type(labels):
+    rng = np.random.default_rng(0)
+    codes = np.arange(90) % len(labels)
+    X = rng.normal(size=(90, 8)) + 3 * np.eye(8)[codes]
+    y = np.array(labels)[codes]
+    classifier = DeepFakeClassifier(layer="pool", lr=3e-3, max_epochs=20, random_state=0)
+    predicted = classifier.fit(X, y).predict(X)
+    np.testing.assert_array_equal(classifier.classes_, np.unique(labels))
+    assert predicted.dtype == y.dtype and (predicted == y).mean() > 0.9
+    probabilities = classifier.predict_proba(X)
+    assert probabilities.shape == (90, len(labels)) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", ["balanced", {"real": 1.0, "fake": 8.0}], ids=str)
+def test_class_weight(given):
+    rng = np.random.default_rng(0)
+    y = np.where(np.arange(180) % 9 == 0, "fake", "real")
+    X = rng.normal(size=(180, 4)) + (y == "fake")[:, None]
+    classifier = DeepFakeClassifier(layer="pool", lr=1e-3, random_state=0)
+    plain = (clone(classifier).fit(X, y).predict(X) == "fake").mean()
+    weighted = (classifier.set_params(class_weight=given).fit(X, y).predict(X) == "fake").mean()
+    assert weighted > plain + 0.1
+
+
+# ---- persistence ---------------------------------------------------------------------------------
+
+
+def test_unfitted_pickles_are_small():
+    assert len(pickle.dumps(DeepFakeClassifier())) < 600
+
+
+def test_saved_and_loaded(block_data, blocks, tmp_path):
+    X, y = block_data
+    blocks.fit(X, y)
+    joblib.dump(blocks, tmp_path / "clf.joblib")
+    loaded = joblib.load(tmp_path / "clf.joblib")
+    np.testing.assert_array_equal(loaded.predict_proba(X), blocks.predict_proba(X))
+    n_bytes = sum(array.nbytes for array in parameters_of(blocks).values())
+    assert (tmp_path / "clf.joblib").stat().st_size < 1.1 * n_bytes
+    assert loaded.history_ == blocks.history_
+    loaded.partial_fit(X, y)  # training goes on
+    assert loaded.n_iter_ == blocks.n_iter_ + 1
+
+
+def test_loaded_without_the_device_of_the_training(block_data, blocks):
+    X, y = block_data
+    expected = blocks.fit(X, y).predict_proba(X)
+    blocks.device = "cuda:99"
+    content = pickle.dumps(blocks)
+    with pytest.warns(UserWarning, match=r"cuda:99.* on the CPU"):
+        loaded = pickle.loads(content)
+    np.testing.assert_array_equal(loaded.predict_proba(X), expected)
+
+
+def test_net_is_a_skorch_net(head_data, head):
+    import skorch
+
+    head.fit(*head_data)
+    assert isinstance(head.net_, skorch.NeuralNet)
+    np.testing.assert_allclose(head.net_.predict_proba(head_data[0]), head.predict_proba(head_data[0]))
+
+
+def test_copies_of_a_fitted_classifier_are_independent(head_data, head):
+    head.fit(*head_data)
+    before = head.predict_proba(head_data[0])
+    copy.deepcopy(head).set_params(warm_start=True).fit(*head_data)
+    np.testing.assert_array_equal(head.predict_proba(head_data[0]), before)
+
+
+# ---- search ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_grid_search(head_data, head, n_jobs):
+    X, y = head_data
+    search = GridSearchCV(
+        head, {"lr": [1e-4, 1e-3], "l1_factor": [0, 1e-4]}, cv=GroupKFold(3), n_jobs=n_jobs
+    ).fit(X, y, groups=np.arange(len(X)) // 4)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_params_["lr"] == 1e-3
+
+
+# ---- bad input --------------------------------------------------------------------------------------
+
+
+def test_not_fitted():
+    for call in (DeepFakeClassifier().predict, DeepFakeClassifier().predict_proba):
+        with pytest.raises(NotFittedError):
+            call(np.zeros((2, 7840)))
+
+
+def test_rows_that_are_not_finite_are_named(head, head_data):
+    X, y = head_data
+    X = X.copy()
+    X[3, 0], X[17, 2], X[40] = np.nan, np.inf, 1e30
+    X = X.astype(np.float64)
+    X[41, 0] = 1e300
+    with pytest.raises(ValueError, match=r"NaN or infinity.*in 3 of 120 rows: 3, 17, 41\b.*on_error"):
+        head.fit(X, y)
+    head.fit(*head_data)
+    with pytest.raises(ValueError, match="rows: 3, 17"):
+        head.predict(X)
+    with pytest.raises(ValueError, match="X_val contains NaN"):
+        head.fit(*head_data, X_val=X, y_val=y)
+
+
+def test_width_that_does_not_fit_says_what_it_would_fit():
+    y = np.arange(4) % 2
+    with pytest.raises(ValueError, match=r"7840 feature\(s\).*layer=10.*64 x 14 x 14.*fit layer=14"):
+        DeepFakeClassifier(10, weights=None).fit(np.zeros((4, 7840)), y)
+    with pytest.raises(ValueError, match=r"1280 feature\(s\).* layer='pool'|1280.*layer=pool"):
+        DeepFakeClassifier(weights=None).fit(np.zeros((4, 1280)), y)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.zeros(120)}, "one class"),
+        ({"y": np.arange(119) % 2}, "inconsistent numbers of samples"),
+        ({"y": np.linspace(0, 1, 120)}, "Unknown label type"),
+        ({"y": np.where(np.arange(120) == 5, np.nan, 0.0)}, "NaN"),
+        ({"X_val": np.zeros((3, 20))}, "y_val"),
+        ({"y_val": np.zeros(3)}, "X_val"),
+        ({"X_val": np.zeros((3, 19)), "y_val": np.zeros(3)}, "features"),
+        ({"X_val": np.zeros((3, 20)), "y_val": [0, 1, 2]}, "y_val has labels"),
+        ({"sample_weight": -np.ones(120)}, "[Nn]egative"),
+        ({"sample_weight": np.ones(119)}, "sample_weight"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_bad_arguments_of_fit(head, head_data, change, message):
+    X, y = head_data
+    with pytest.raises(ValueError, match=message):
+        head.fit(X, **{"y": y, **change})
+
+
+def test_groups_of_another_length(head, head_data):
+    with pytest.raises(ValueError, match="119 values for 120 rows"):
+        head.set_params(early_stopping=True).fit(*head_data, groups=np.arange(119))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "message"),
+    [
+        ("layer", 19, "layer"),
+        ("layer", "pooled", "layer"),
+        ("lr", -1.0, "lr"),
+        ("l1_factor", -1e-4, "l1_factor"),
+        ("dropout", 1.0, "dropout"),
+        ("batch_size", 0, "batch_size"),
+        ("max_epochs", 0, "max_epochs"),
+        ("hidden_layer_sizes", (512, 0), "hidden_layer_sizes"),
+        ("hidden_layer_sizes", 512, "hidden_layer_sizes"),
+        ("validation_fraction", 1.0, "validation_fraction"),
+        ("device", "gpu", "not a device"),
+        ("device", "cuda:99", "cuda"),
+    ],
+)
+def test_bad_parameters(head, head_data, parameter, value, message):
+    with pytest.raises(ValueError, match=message):
+        head.set_params(**{parameter: value}).fit(*head_data)
+
+
+def test_batch_norm_needs_two_rows(block_data, blocks):
+    X, y = block_data
+    with pytest.raises(ValueError, match="batch_size=1"):
+        clone(blocks).set_params(batch_size=1).fit(X, y)
+    with pytest.raises(ValueError, match="1 distinct row"):
+        clone(blocks).partial_fit(X[:1], y[:1], classes=[0, 1])
+
+
+def test_a_loss_that_is_not_finite_stops(head, head_data):
+    X, y = head_data
+    with pytest.raises(ValueError, match=r"loss became (nan|inf) in epoch \d+, batch \d+.*lower lr"):
+        head.set_params(lr=1e30).fit(X, y)
+
+
+def test_column_vector_of_labels_warns(head, head_data):
+    X, y = head_data
+    with pytest.warns(DataConversionWarning):
+        head.fit(X, y[:, None])
+
+
+def test_verbose_prints_a_row_an_epoch(head, head_data, capsys):
+    head.fit(*head_data)
+    assert capsys.readouterr().out == ""
+    head.set_params(verbose=1).fit(*head_data)
+    out = capsys.readouterr().out
+    assert "train_loss" in out and len(out.strip().splitlines()) == 2 + 4
+
+
+def test_training_does_not_change_its_input(block_data, blocks):
+    X, y = block_data[0].copy(), block_data[1].copy()
+    X.flags.writeable = y.flags.writeable = False
+    blocks.fit(X, y)
+    np.testing.assert_array_equal(X, block_data[0])

@@ -1,0 +1,523 @@
+"""Tests of sklearn_dfd.weights: where weights come from, and everything that can be wrong."""
+
+import hashlib
+import io
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import mobilenet_v2, resnet18
+
+import sklearn_dfd
+from sklearn_dfd import mobilenet, weights
+from sklearn_dfd.mobilenet import Trunk
+from sklearn_dfd.weights import WeightsError, fingerprint, imagenet_path, load_weights
+
+STEM = "features.0.0.weight"  # 32 x 3 x 3 x 3, the first convolution
+
+
+@pytest.fixture
+def state(weights_file):
+    """A state dict of the test's own."""
+    return torch.load(weights_file, weights_only=True)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save an object where load_weights may read it."""
+
+    def save(content):
+        path = tmp_path / "weights.pth"
+        torch.save(content, path)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """torch's cache, empty."""
+    monkeypatch.delenv("TORCH_HUB", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def published(weights_file, cache, tmp_path, monkeypatch):
+    """The generated weights, published at a URL with their hash in its name."""
+    digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
+    path = tmp_path / "server" / f"mobilenet_v2-{digest[:8]}.pth"
+    path.parent.mkdir()
+    shutil.copyfile(weights_file, path)
+    monkeypatch.setattr(weights, "IMAGENET_URL", path.as_uri())
+    return path
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """What urllib says where there is no network."""
+
+    def urlopen(*args, **kwargs):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "urlopen", urlopen)
+
+
+def flip_byte(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def files_under(directory):
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+def assert_same_arrays(arrays, state):
+    names = [n for n in state if n.startswith("features.") and "num_batches" not in n]
+    assert sorted(arrays) == sorted(names)
+    for name in names:
+        assert arrays[name].dtype == np.float32
+        np.testing.assert_array_equal(arrays[name], state[name].numpy())
+
+
+# "imagenet": found in torch's cache
+
+
+def test_imagenet_means_the_first_version_of_torchvisions_weights(cache):
+    assert weights.IMAGENET_URL.endswith("/mobilenet_v2-b0353104.pth")
+    assert imagenet_path() == cache / "mobilenet_v2-b0353104.pth"
+
+
+def test_imagenet_in_the_cache_is_loaded_without_network(published, cache, state, offline):
+    cache.mkdir(parents=True)
+    shutil.copyfile(published, cache / published.name)
+    assert_same_arrays(load_weights("imagenet"), state)
+
+
+def test_imagenet_in_the_cache_is_verified(cache, weights_file):
+    cache.mkdir(parents=True)
+    shutil.copyfile(weights_file, imagenet_path())  # whole, and not ImageNet's
+    with pytest.raises(WeightsError) as caught:
+        load_weights("imagenet")
+    message = str(caught.value)
+    assert str(imagenet_path()) in message
+    assert "Delete" in message
+    assert "b0353104" in message
+    assert hashlib.sha256(weights_file.read_bytes()).hexdigest()[:8] in message
+
+
+@pytest.mark.parametrize("keep_time", [False, True], ids=["new time", "same time"])
+def test_flipped_byte_is_noticed_though_the_file_was_loaded_before(published, cache, keep_time):
+    good = fingerprint(load_weights("imagenet"))
+    file = cache / published.name
+    before = file.stat()
+    flip_byte(file, before.st_size // 2)
+    if keep_time:  # as tools that copy files do, and as failing disks do
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(WeightsError, match="damaged"):
+        load_weights("imagenet")
+    file.unlink()
+    assert fingerprint(load_weights("imagenet")) == good
+
+
+def test_directory_in_the_place_of_imagenet(cache):
+    imagenet_path().mkdir(parents=True)
+    with pytest.raises(WeightsError, match=r"mobilenet_v2-b0353104\.pth"):
+        load_weights("imagenet")
+
+
+# "imagenet": downloaded
+
+
+def test_imagenet_is_downloaded_once(published, cache, state, monkeypatch):
+    assert_same_arrays(load_weights("imagenet"), state)
+    assert files_under(cache) == [cache / published.name]
+    weights._read.cache_clear()
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    assert_same_arrays(load_weights("imagenet"), state)
+
+
+def test_download_asks_torch_to_check_the_hash(published, cache, monkeypatch):
+    calls = []
+
+    def download(url, dst, hash_prefix=None, **kwargs):
+        calls.append((url, dst, hash_prefix))
+        shutil.copyfile(published, dst)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    load_weights("imagenet")
+    load_weights("imagenet")
+    sha256 = hashlib.sha256(published.read_bytes()).hexdigest()
+    assert calls == [(published.as_uri(), str(cache / published.name), sha256[:8])]
+
+
+def test_no_network(cache, offline):
+    with pytest.raises(WeightsError) as caught:
+        load_weights("imagenet")
+    message = str(caught.value)
+    assert "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth" in message
+    assert str(cache / "mobilenet_v2-b0353104.pth") in message
+    assert "weights=" in message
+    assert "Name or service not known" in message
+    assert files_under(cache) == []
+
+
+def test_network_that_breaks_off_leaves_nothing_behind(cache, weights_file, monkeypatch):
+    class Response(io.BytesIO):
+        def info(self):
+            return self
+
+        def get_all(self, name):
+            return ["14000000"]
+
+        def read(self, size):
+            if self.tell() > 200_000:
+                raise TimeoutError("timed out")
+            return super().read(size)
+
+    monkeypatch.setattr(torch.hub, "urlopen", lambda *_: Response(weights_file.read_bytes()))
+    with pytest.raises(WeightsError, match="timed out"):
+        load_weights("imagenet")
+    assert files_under(cache) == []
+
+
+def test_other_file_at_the_url_leaves_nothing_behind(published, cache):
+    flip_byte(published, 1000)
+    with pytest.raises(WeightsError, match="hash"):
+        load_weights("imagenet")
+    assert files_under(cache) == []
+
+
+def test_cache_that_cannot_be_made(tmp_path, monkeypatch, cache):
+    (tmp_path / "torch").write_text("a file where the cache would be")
+    with pytest.raises(WeightsError, match="weights="):
+        load_weights("imagenet")
+
+
+# a path
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_path_is_loaded(weights_file, state, kind):
+    assert_same_arrays(load_weights(kind(weights_file)), state)
+
+
+def test_path_may_start_at_home(weights_file, state, monkeypatch):
+    monkeypatch.setenv("HOME", str(weights_file.parent))
+    assert_same_arrays(load_weights(f"~/{weights_file.name}"), state)
+
+
+def test_path_named_imagenet_is_a_path(weights_file, state, tmp_path, monkeypatch):
+    shutil.copyfile(weights_file, tmp_path / "imagenet")
+    monkeypatch.chdir(tmp_path)
+    assert_same_arrays(load_weights(Path("imagenet")), state)
+
+
+def test_path_is_read_again_when_the_file_changes(saved, state):
+    path = saved(state)
+    first = load_weights(path)
+    state[STEM] += 1
+    second = load_weights(saved(state))
+    np.testing.assert_allclose(second[STEM], first[STEM] + 1, rtol=1e-6)
+
+
+def test_error_is_both_an_os_error_and_a_value_error():
+    assert issubclass(WeightsError, OSError)
+    assert issubclass(WeightsError, ValueError)
+    error = pickle.loads(pickle.dumps(WeightsError("no such weights")))
+    assert type(error) is WeightsError
+    assert str(error) == "no such weights"
+
+
+def test_missing_path(tmp_path):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth.*no such file"):
+        load_weights(tmp_path / "nowhere.pth")
+
+
+def test_misspelt_imagenet():
+    with pytest.raises(WeightsError, match="weights='ImageNet'.*no such file"):
+        load_weights("ImageNet")
+
+
+def test_directory(tmp_path):
+    with pytest.raises(WeightsError, match=tmp_path.name):
+        load_weights(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"just a text", b"\x80\x04junk", b"PK\x03\x04" * 99])
+def test_file_of_another_kind(tmp_path, content):
+    path = tmp_path / "odd.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"odd\.pth.*cannot be read as a state dict"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_truncated_file(weights_file, tmp_path, share):
+    content = weights_file.read_bytes()
+    path = tmp_path / "short.pth"
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(WeightsError, match=r"short\.pth.*cannot be read"):
+        load_weights(path)
+
+
+class MakesDirectory:
+    """Unpickling one runs code."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["torch.save", "plain pickle"])
+def test_code_in_a_file_is_never_run(tmp_path, state, zipped):
+    proof = tmp_path / "code-was-run"
+    content = {**state, STEM: MakesDirectory(str(proof))}
+    path = tmp_path / "malicious.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match=r"malicious\.pth.*cannot be read"):
+        load_weights(path)
+    assert not proof.exists()
+    torch.load(path, weights_only=False)  # the code was there to be run
+    assert proof.exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3)], ids=["list", "tensor"])
+def test_something_else_saved_by_torch(saved, content):
+    with pytest.raises(WeightsError, match=rf"holds a {type(content).__name__}, not a state dict"):
+        load_weights(saved(content))
+
+
+def test_checkpoint_around_the_state_dict(saved, state):
+    with pytest.raises(WeightsError, match=f"{STEM} is missing"):
+        load_weights(saved({"epoch": 3, "state_dict": state}))
+
+
+def test_another_architecture(saved):
+    with torch.device("meta"):
+        model = resnet18()
+    other = {name: torch.zeros(t.shape) for name, t in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=rf"{STEM} is missing.*and \d+ more") as caught:
+        load_weights(saved(other))
+    assert "does not fit torchvision's mobilenet_v2" in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_wrong_width_is_named(saved):
+    with torch.device("meta"):
+        model = mobilenet_v2(width_mult=0.5)
+    narrow = {name: torch.zeros(t.shape) for name, t in model.state_dict().items()}
+    match = r"features\.0\.0\.weight is \(16, 3, 3, 3\), not \(32, 3, 3, 3\)"
+    with pytest.raises(WeightsError, match=match):
+        load_weights(saved(narrow))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_named(saved, state, value):
+    state["features.17.conv.3.running_var"][5] = value
+    with pytest.raises(WeightsError, match=r"features\.17\.conv\.3\.running_var is not finite"):
+        load_weights(saved(state))
+
+
+def test_values_beyond_float32_are_named(saved, state):
+    state[STEM] = state[STEM].double()
+    state[STEM][0, 0, 0, 0] = 1e300
+    with pytest.raises(WeightsError, match=f"{STEM} is not finite"):
+        load_weights(saved(state))
+
+
+def test_tensor_without_values_is_named(saved, state):
+    state[STEM] = state[STEM].to("meta")
+    with pytest.raises(WeightsError, match=STEM):
+        load_weights(saved(state))
+
+
+def test_every_fault_counts(saved, state):
+    del state[STEM]
+    state["features.5.conv.0.0.weight"] = torch.zeros(3)
+    state["features.9.conv.0.0.weight"][:] = float("nan")
+    state["features.18.0.weight"] = "a string"
+    with pytest.raises(WeightsError, match=r"missing.*\(3,\), not.*not finite and 1 more\."):
+        load_weights(saved(state))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(saved, state, dtype):
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+    arrays = load_weights(saved(state))
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(arrays[STEM], state[STEM].float().numpy())
+
+
+def test_classifier_and_counters_are_not_needed(saved, state):
+    needed = {n: t for n, t in state.items() if "classifier" not in n and "num_batches" not in n}
+    assert len(needed) < len(state)
+    assert_same_arrays(load_weights(saved(needed)), state)
+
+
+def test_parameters_are_taken_as_well(saved, state):
+    # what state_dict(keep_vars=True) and dict(model.named_parameters()) hold
+    kept = {n: torch.nn.Parameter(t) if t.ndim > 1 else t for n, t in state.items()}
+    assert_same_arrays(load_weights(saved(kept)), state)
+
+
+def test_real_weights(real_weights):
+    assert_same_arrays(load_weights(real_weights), torch.load(real_weights, weights_only=True))
+
+
+# None
+
+
+RANDOM_FINGERPRINT = "7f027e741cc4552c3c60d5a320d902b0"
+
+
+def test_random_weights_never_change():
+    # features kept in stores would be lost
+    assert fingerprint(load_weights(None)) == RANDOM_FINGERPRINT
+
+
+def test_random_weights_are_the_same_in_another_process():
+    code = """
+import sys, types
+package = types.ModuleType("sklearn_dfd")
+package.__path__ = [sys.argv[1]]  # as the package, without importing all of it
+sys.modules["sklearn_dfd"] = package
+import numpy, torch
+numpy.random.seed(99)
+torch.manual_seed(99)
+torch.set_default_dtype(torch.float64)
+from sklearn_dfd.weights import fingerprint, load_weights
+print(fingerprint(load_weights(None)))
+"""
+    package = Path(sklearn_dfd.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(package)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.strip() == fingerprint(load_weights(None)), done.stderr
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_weights_do_not_depend_on_global_seeds(seed):
+    expected = fingerprint(load_weights(None))
+    weights._random_weights.cache_clear()
+    mobilenet.architecture.cache_clear()
+    np_state, torch_state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        assert fingerprint(load_weights(None)) == expected
+    finally:
+        np.random.set_state(np_state)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
+
+
+@pytest.mark.parametrize("random_weights", [True, False])
+def test_global_generators_are_left_alone(weights_file, random_weights):
+    weights._random_weights.cache_clear()
+    weights._read.cache_clear()
+    mobilenet.architecture.cache_clear()
+    before = np.random.get_state(), torch.get_rng_state(), random.getstate()  # noqa: NPY002
+    load_weights(None if random_weights else weights_file)
+    after = np.random.get_state(), torch.get_rng_state(), random.getstate()  # noqa: NPY002
+    np.testing.assert_equal(after[0], before[0])
+    assert torch.equal(after[1], before[1])
+    assert after[2] == before[2]
+
+
+@pytest.mark.parametrize("layer", [6, 10, 15, "pool"])
+def test_random_weights_keep_the_scale_of_features(layer):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (4, 14, 14, 3), dtype=np.uint8)
+    images = torch.tensor(coarse.repeat(16, axis=1).repeat(16, axis=2))
+    features = Trunk(load_weights(None), layer)(images).numpy()
+    assert 0.1 < features.std() < 10
+    distance = np.linalg.norm(features[0] - features[1]) / np.linalg.norm(features[0])
+    assert distance > 0.05
+
+
+# what is returned
+
+
+@pytest.mark.parametrize("random_weights", [True, False])
+def test_arrays_are_read_only_and_the_dictionary_is_the_callers(weights_file, random_weights):
+    source = None if random_weights else weights_file
+    first = load_weights(source)
+    with pytest.raises(ValueError, match="read-only"):
+        first[STEM][0] = 0
+    expected = sorted(first)
+    first["features.0.0.weight"] = None
+    del first["features.0.1.weight"]
+    second = load_weights(source)
+    assert sorted(second) == expected
+    assert second[STEM] is not None
+
+
+def test_arrays_are_shared_between_loads(weights_file):
+    # every fit asks again: 9 MB must neither be read nor kept again
+    first, second = load_weights(weights_file), load_weights(str(weights_file))
+    assert all(first[name] is second[name] for name in first)
+
+
+# fingerprint
+
+
+@pytest.fixture
+def few():
+    rng = np.random.default_rng(0)
+    return {
+        "a.weight": rng.normal(size=(4, 6)).astype(np.float32),
+        "b.bias": rng.normal(size=3).astype(np.float32),
+    }
+
+
+def test_fingerprint_is_32_hexadecimal_digits(few):
+    assert len(fingerprint(few)) == 32
+    int(fingerprint(few), 16)
+
+
+def test_fingerprint_changes_with_a_value(few):
+    changed = {**few, "b.bias": np.nextafter(few["b.bias"], np.float32(9))}
+    assert fingerprint(changed) != fingerprint(few)
+
+
+def test_fingerprint_changes_with_a_name(few):
+    renamed = {"a.weight": few["a.weight"], "c.bias": few["b.bias"]}
+    assert fingerprint(renamed) != fingerprint(few)
+
+
+def test_fingerprint_changes_when_two_arrays_change_places():
+    a, b = np.zeros(3, np.float32), np.ones(3, np.float32)
+    assert fingerprint({"a": a, "b": b}) != fingerprint({"a": b, "b": a})
+
+
+def test_fingerprint_changes_with_a_shape(few):
+    changed = {**few, "a.weight": few["a.weight"].reshape(6, 4)}
+    assert fingerprint(changed) != fingerprint(few)
+
+
+def test_fingerprint_changes_with_an_array_less(few):
+    assert fingerprint({"a.weight": few["a.weight"]}) != fingerprint(few)
+
+
+def test_fingerprint_knows_neither_order_nor_layout(few):
+    same = {
+        "b.bias": few["b.bias"].astype(">f4"),
+        "a.weight": np.asfortranarray(few["a.weight"]),
+    }
+    assert fingerprint(same) == fingerprint(few)
