@@ -9,7 +9,6 @@ from os import PathLike
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -302,7 +301,9 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=first)
         if first:
             if classes is None:
-                raise ValueError("The first call of partial_fit needs classes: all labels there are.")
+                raise ValueError(
+                    "The first call of partial_fit needs classes: all labels there are."
+                )
             classes = np.unique(classes)
             if len(classes) < 2:
                 raise ValueError(f"classes={classes} is one class; two or more are needed.")
@@ -478,8 +479,8 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         smallest = 2 if net.module_.has_batch_norm() else 1
         if min(len(rows), self.batch_size) < smallest:
             raise ValueError(
-                f"{len(rows)} distinct row(s) in batches of batch_size={self.batch_size}: BatchNorm "
-                f"in the tail of layer={self.layer} needs two or more in a batch."
+                f"{len(rows)} distinct row(s) in batches of batch_size={self.batch_size}: the "
+                f"BatchNorm layers after layer={self.layer} need two or more in a batch."
             )
         net.valid_rows = valid_rows
         stopping = self.early_stopping and valid_rows is not None

@@ -335,7 +335,7 @@ def _splice(
         Image.Resampling.BICUBIC,
     )
     pasted = np.asarray(piece) * rng.uniform(0.95, 1.05, size=3) + rng.uniform(-5, 5, size=3)
-    pasted = np.clip(pasted + rng.normal(0, 14, size=crop.shape), 0, 255)
+    pasted = np.clip(pasted + rng.normal(0, 17, size=crop.shape), 0, 255)
     return np.rint(crop * (1 - alpha) + pasted * alpha).astype(np.uint8), alpha[..., 0] > 0
 
 

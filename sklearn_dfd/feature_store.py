@@ -7,8 +7,11 @@ to rows of features. It knows neither images nor networks.
 import errno
 import hashlib
 import os
+import platform
 import sqlite3
 import threading
+import time
+import uuid
 import warnings
 import zlib
 from collections import OrderedDict
@@ -19,6 +22,7 @@ import numpy as np
 
 SCHEMA_VERSION = 1
 _KEYS_A_QUERY = 500
+_CLAIM_SECONDS = 120
 
 
 def row_key(content_digest, recipe):
@@ -38,6 +42,25 @@ def row_key(content_digest, recipe):
     return hashlib.blake2b(content_digest + recipe.encode(), digest_size=16).digest()
 
 
+def new_owner():
+    """Name for who takes on keys: unlike any other, and telling whether it is still at it."""
+    return f"{platform.node()} {os.getpid()} {uuid.uuid4().hex}"
+
+
+def _has_ended(owner):
+    """Whether the process of ``owner`` is known to have ended: one of this machine, on POSIX."""
+    node, pid, _ = owner.rsplit(" ", 2)
+    if node != platform.node() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(pid), 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
 class MemoryStore:
     """Features kept in this process, the latest used ones within a bound.
 
@@ -51,6 +74,7 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self._rows = OrderedDict()
         self._n_bytes = 0
+        self._claims = {}
         self._lock = threading.Lock()
 
     def fetch(self, keys):
@@ -74,14 +98,28 @@ class MemoryStore:
             while self._n_bytes > self.max_bytes and self._rows:
                 self._n_bytes -= self._rows.popitem(last=False)[1].nbytes
 
+    def claim(self, keys, owner):
+        """Take on those keys that are neither kept nor taken on; return them as a set."""
+        with self._lock:
+            free = {key for key in keys if key not in self._rows and key not in self._claims}
+            self._claims.update(dict.fromkeys(free, owner))
+            return free
+
+    def release(self, owner, keys=None):
+        """Give up what ``owner`` took on: ``keys``, or all of it."""
+        with self._lock:
+            for key in list(self._claims) if keys is None else keys:
+                if self._claims.get(key) == owner:
+                    del self._claims[key]
+
     def clear(self):
-        """Forget everything."""
+        """Forget everything that is kept."""
         with self._lock:
             self._rows.clear()
             self._n_bytes = 0
 
     def info(self):
-        """Number of rows and of bytes kept, as a dict: ``n_rows``, ``n_bytes``."""
+        """Count what is kept, as a dict: ``n_rows``, ``n_bytes``."""
         with self._lock:
             return {"n_rows": len(self._rows), "n_bytes": self._n_bytes}
 
@@ -144,7 +182,7 @@ class FeatureStore:
         key : bytes
         row : ndarray of float32, shape (n_features,)
         """
-        damaged = 0
+        damaged = []
         with self._open() as database:
             for start in range(0, len(keys), _KEYS_A_QUERY):
                 some = keys[start : start + _KEYS_A_QUERY]
@@ -152,12 +190,15 @@ class FeatureStore:
                 query = f"SELECT key, dtype, checksum, value FROM rows WHERE key IN ({marks})"  # noqa: S608
                 for key, dtype, checksum, value in database.execute(query, some):
                     if dtype not in _DTYPES or zlib.crc32(value) != checksum:
-                        damaged += 1
+                        damaged.append((key,))
                         continue
                     yield key, np.frombuffer(value, _DTYPES[dtype]).astype(np.float32, copy=False)
+            if damaged:
+                with database:
+                    database.executemany("DELETE FROM rows WHERE key = ?", damaged)
         if damaged:
             warnings.warn(
-                f"{damaged} damaged row(s) in the feature store {self.path}: computed again.",
+                f"{len(damaged)} damaged row(s) in the feature store {self.path}: computed again.",
                 stacklevel=2,
             )
 
@@ -177,8 +218,48 @@ class FeatureStore:
         with self._open() as database, database:
             database.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)", entries)
 
+    def claim(self, keys, owner):
+        """Take on those keys that are neither kept nor taken on by anybody who is still at it.
+
+        Processes that extract the same images at once thus share the work. A claim ends with
+        its process, where that can be seen from here, or after some minutes.
+
+        Parameters
+        ----------
+        keys : list of bytes
+        owner : str
+            Who takes them on, see :func:`new_owner`.
+
+        Returns
+        -------
+        ours : set of bytes
+            The keys that ``owner`` should compute, add and release.
+        """
+        now = time.time()
+        with self._open() as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("DELETE FROM claims WHERE until < ?", (now,))
+            for (other,) in database.execute("SELECT DISTINCT owner FROM claims").fetchall():
+                if _has_ended(other):
+                    database.execute("DELETE FROM claims WHERE owner = ?", (other,))
+            database.executemany(
+                "INSERT OR IGNORE INTO claims SELECT ?1, ?2, ?3 "
+                "WHERE NOT EXISTS (SELECT 1 FROM rows WHERE key = ?1)",
+                [(key, owner, now + _CLAIM_SECONDS) for key in keys],
+            )
+            ours = database.execute("SELECT key FROM claims WHERE owner = ?", (owner,))
+            return {key for (key,) in ours} & set(keys)
+
+    def release(self, owner, keys=None):
+        """Give up what ``owner`` took on: ``keys``, or all of it."""
+        query, values = "DELETE FROM claims WHERE owner = ?", [(owner,)]
+        if keys is not None:
+            query, values = f"{query} AND key = ?", [(owner, key) for key in keys]
+        with self._open() as database, database:
+            database.executemany(query, values)
+
     def info(self):
-        """What is kept, as a dict: ``path``, ``n_rows``, ``n_bytes`` (of features)."""
+        """Count what is kept, as a dict: ``path``, ``n_rows``, ``n_bytes`` (of features)."""
         with self._open() as database:
             query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(value)), 0) FROM rows"
             n_rows, n_bytes = database.execute(query).fetchone()
@@ -202,7 +283,7 @@ class FeatureStore:
 
     @contextmanager
     def _open(self):
-        """A connection, for this call alone: a store may be pickled, forked and shared."""
+        """Connect, for this call alone: a store may be pickled, forked and shared."""
         path = Path(os.fspath(self.path)).expanduser()
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(
@@ -238,6 +319,10 @@ class FeatureStore:
                 database.execute(
                     "CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, dtype TEXT NOT NULL, "
                     "checksum INTEGER NOT NULL, value BLOB NOT NULL)"
+                )
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS claims "
+                    "(key BLOB PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL)"
                 )
                 database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         # a killed process loses nothing; a power cut may lose the last rows, never tear one

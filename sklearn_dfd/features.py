@@ -1,7 +1,6 @@
 """The transformer: images in, rows of features of MobileNetV2's frozen blocks out."""
 
 import warnings
-from collections import deque
 from functools import lru_cache
 from numbers import Integral
 from os import PathLike
@@ -13,16 +12,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_dfd.devices import one_core_threads, resolve_device
-from sklearn_dfd.feature_store import FeatureStore, MemoryStore, open_store, row_key
-from sklearn_dfd.images import (
-    ImageError,
-    as_image_list,
-    check_header,
-    content_digest,
-    describe,
-    load_rgb,
-    read_source,
-)
+from sklearn_dfd.extraction import Extraction
+from sklearn_dfd.feature_store import FeatureStore, MemoryStore, open_store
+from sklearn_dfd.images import ImageError, as_image_list, describe
 from sklearn_dfd.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
 from sklearn_dfd.weights import fingerprint, load_weights
 
@@ -31,9 +23,6 @@ from sklearn_dfd.weights import fingerprint, load_weights
 _PREPROCESSING = 1
 _CPU_BATCH_SIZE = 4  # the trunk's working set then stays in the cache of a core
 _GPU_BATCH_SIZE = 64
-_BATCHES_AHEAD = 16
-_ROWS_A_WRITE = 64
-_IMAGE_PROBLEMS = (OSError, ValueError, TypeError)
 
 
 class MobileNetV2Features(TransformerMixin, BaseEstimator):
@@ -196,20 +185,23 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         images = as_image_list(X)
-        features = np.empty((len(images), self._n_features()), dtype=np.float32)
-        store = open_store(self.memory)
-        failures: dict[int, str] = {}
+        recipe = f"{self.fingerprint_} {self.layer} {self.image_size} {_PREPROCESSING}"
+        go_on = self.on_error == "nan"
         with one_core_threads(self.n_jobs) as pool:
-            missing = self._survey(images, store, pool, features, failures)
-            if missing and (self.on_error == "nan" or not failures):
-                self._compute(images, missing, store, pool, features, failures)
+            extraction = Extraction(
+                images, self._n_features(), recipe, open_store(self.memory), pool
+            )
+            extraction.survey()
+            if extraction.missing and (go_on or not extraction.failures):
+                extraction.compute(*self._network(), go_on=go_on)
+        features, failures = extraction.features, extraction.failures
         if failures:
-            named = [(i, describe(images[i]), failures[i]) for i in sorted(failures)]
-            error = ImageError(named, len(images))
-            if self.on_error == "raise":
-                raise error
+            named = [(row, describe(images[row]), failures[row]) for row in sorted(failures)]
+            if not go_on:
+                raise ImageError(named, len(images))
+            error = ImageError(named, len(images), hint="Their rows are NaN.")
+            warnings.warn(str(error), stacklevel=2)
             features[sorted(failures)] = np.nan
-            warnings.warn(f"{error} Their rows are NaN.", stacklevel=2)
         return features
 
     def get_feature_names_out(self, input_features=None):
@@ -242,133 +234,22 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _n_features(self):
-        return int(np.prod(feature_shape(self.layer, self.image_size)))
-
-    def _recipe(self):
-        """All that determines the features of an image, besides the image."""
-        return f"{self.fingerprint_} {self.layer} {self.image_size} {_PREPROCESSING}"
-
-    def _survey(self, images, store, pool, features, failures):
-        """Look at every image: fill the rows that are kept, and return where to compute the rest.
-
-        Returns
-        -------
-        missing : dict of bytes to list of int
-            Rows of each distinct image that has to be computed, by its key.
-        """
-        missing: dict[bytes, list[int]] = {}
-        recipe = self._recipe()
-        for start in range(0, len(images), _ROWS_A_WRITE):
-            stop = min(start + _ROWS_A_WRITE, len(images))
-            some = [images[i] for i in range(start, stop)]
-            rows_of: dict[bytes, list[int]] = {}
-            raws = {}
-            for i, (raw, digest) in zip(range(start, stop), pool.map(_read, some), strict=True):
-                if isinstance(raw, Exception):
-                    failures[i] = str(raw)
-                    continue
-                key = row_key(digest, recipe)
-                rows_of.setdefault(key, []).append(i)
-                raws[key] = raw
-            unknown = [key for key in rows_of if key not in missing]
-            for key, row in store.fetch(unknown):
-                features[rows_of.pop(key)] = row
-            faults = pool.map(_header_fault, [raws[key] for key in rows_of])
-            for (key, rows), fault in zip(rows_of.items(), faults, strict=True):
-                if fault:
-                    failures.update(dict.fromkeys(rows, fault))
-                else:
-                    missing.setdefault(key, []).extend(rows)
-        return missing
-
-    def _compute(self, images, missing, store, pool, features, failures):
-        """Run the trunk on the missing images, a few batches ahead, and keep the results."""
+    def _network(self):
+        """Return the trunk as a function from pixels to rows, the image size and the batch size."""
         device = resolve_device(self.device, fitted=True)
         trunk = _trunk(_Weights(self.weights_, self.fingerprint_), self.layer, device)
+
+        @torch.inference_mode()
+        def run(pixels):
+            return trunk(torch.from_numpy(pixels).to(device)).cpu().numpy()
+
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = _CPU_BATCH_SIZE if device.type == "cpu" else _GPU_BATCH_SIZE
-        recipe = self._recipe()
-        keys = list(missing)
-        batches = deque(keys[i : i + batch_size] for i in range(0, len(keys), batch_size))
-        running: deque = deque()
-        kept_keys: list[bytes] = []
-        kept_rows: list[np.ndarray] = []
-        while running or batches:
-            while batches and len(running) < _BATCHES_AHEAD:
-                batch = batches.popleft()
-                some = [images[missing[key][0]] for key in batch]
-                running.append((batch, pool.submit(_run, trunk, some, self.image_size, device)))
-            batch, future = running.popleft()
-            outcome, rows = future.result()
-            computed = iter(rows)
-            for key, result in zip(batch, outcome, strict=True):
-                if isinstance(result, Exception):
-                    failures.update(dict.fromkeys(missing[key], str(result)))
-                    continue
-                row = next(computed)
-                features[missing[key]] = row
-                # keyed by what was decoded: the file may have changed since it was surveyed
-                kept_keys.append(row_key(result, recipe))
-                kept_rows.append(row)
-            if failures and self.on_error == "raise":
-                batches.clear()
-            if len(kept_keys) >= _ROWS_A_WRITE or not (running or batches):
-                store = _keep(store, kept_keys, kept_rows)
-                kept_keys, kept_rows = [], []
+        return run, self.image_size, batch_size
 
-
-def _read(source):
-    """Content and digest of an image, or what is wrong with it."""
-    try:
-        raw = read_source(source)
-        return raw, content_digest(raw)
-    except _IMAGE_PROBLEMS as error:
-        return error, None
-
-
-def _header_fault(raw):
-    """What is wrong with an image's header; None where it is sound."""
-    try:
-        return check_header(raw)
-    except _IMAGE_PROBLEMS as error:
-        return str(error)
-
-
-def _run(trunk, sources, image_size, device):
-    """Decode some images and run the trunk on those that can be.
-
-    Returns
-    -------
-    outcome : list of bytes or Exception
-        For each source the digest of its content, or what is wrong with it.
-    rows : ndarray of float32, shape (n_decoded, n_features)
-    """
-    outcome, pixels = [], []
-    for source in sources:
-        try:
-            raw = read_source(source)
-            pixels.append(load_rgb(raw, image_size))
-            outcome.append(content_digest(raw))
-        except _IMAGE_PROBLEMS as error:
-            outcome.append(error)
-    if not pixels:
-        return outcome, []
-    with torch.inference_mode():
-        return outcome, trunk(torch.from_numpy(np.stack(pixels)).to(device)).cpu().numpy()
-
-
-def _keep(store, keys, rows):
-    """Add rows to a store; where it can't be written, say so and go on without it."""
-    try:
-        store.add(keys, rows)
-    except OSError as error:
-        warnings.warn(
-            f"features are not kept, and computed again the next time: {error}", stacklevel=4
-        )
-        return MemoryStore(max_bytes=0)
-    return store
+    def _n_features(self):
+        return int(np.prod(feature_shape(self.layer, self.image_size)))
 
 
 class _Weights:

@@ -224,7 +224,7 @@ def _plot_history(axes, history, measure, prefix, best, color):
         lines += axes.plot(epochs, values, style, marker=".", color=color, label=label)
         if part == "validation" and best is not None:
             value = values[epochs.index(best)]
-            axes.plot(best, value, "o", ms=10, mfc="none", mew=1.5, color=color)
+            axes.plot(best, value, "o", ms=10, mfc="none", mew=1.5, color=color, clip_on=False)
     return lines
 
 

@@ -160,7 +160,9 @@ class TailNet(NeuralNet):
         for X, (y, weight) in self.get_iterator(rows):
             logits = self.evaluation_step((X, None)).float().cpu()
             weight = weight.double()
-            loss += float(torch.nn.functional.cross_entropy(logits, y, reduction="none") @ weight.float())
+            loss += float(
+                torch.nn.functional.cross_entropy(logits, y, reduction="none") @ weight.float()
+            )
             correct += float((logits.argmax(1) == y).double() @ weight)
             total += float(weight.sum())
         return loss / total, correct / total

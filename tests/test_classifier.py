@@ -207,7 +207,9 @@ def test_same_seed_same_weights_whatever_the_global_state(block_data, blocks):
     assert torch.equal(torch.get_rng_state(), torch_state)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
     other = clone(blocks).set_params(random_state=1).fit(*block_data)
-    assert not np.array_equal(first.predict_proba(block_data[0]), other.predict_proba(block_data[0]))
+    assert not np.array_equal(
+        first.predict_proba(block_data[0]), other.predict_proba(block_data[0])
+    )
 
 
 def test_fit_starts_afresh(block_data, blocks):
@@ -440,7 +442,9 @@ def test_net_is_a_skorch_net(head_data, head):
 
     head.fit(*head_data)
     assert isinstance(head.net_, skorch.NeuralNet)
-    np.testing.assert_allclose(head.net_.predict_proba(head_data[0]), head.predict_proba(head_data[0]))
+    np.testing.assert_allclose(
+        head.net_.predict_proba(head_data[0]), head.predict_proba(head_data[0])
+    )
 
 
 def test_copies_of_a_fitted_classifier_are_independent(head_data, head):
@@ -478,7 +482,9 @@ def test_rows_that_are_not_finite_are_named(head, head_data):
     X[3, 0], X[17, 2], X[40] = np.nan, np.inf, 1e30
     X = X.astype(np.float64)
     X[41, 0] = 1e300
-    with pytest.raises(ValueError, match=r"NaN or infinity.*in 3 of 120 rows: 3, 17, 41\b.*on_error"):
+    with pytest.raises(
+        ValueError, match=r"NaN or infinity.*in 3 of 120 rows: 3, 17, 41\b.*on_error"
+    ):
         head.fit(X, y)
     head.fit(*head_data)
     with pytest.raises(ValueError, match="rows: 3, 17"):
@@ -489,7 +495,9 @@ def test_rows_that_are_not_finite_are_named(head, head_data):
 
 def test_width_that_does_not_fit_says_what_it_would_fit():
     y = np.arange(4) % 2
-    with pytest.raises(ValueError, match=r"7840 feature\(s\).*layer=10.*64 x 14 x 14.*fit layer=14"):
+    with pytest.raises(
+        ValueError, match=r"7840 feature\(s\).*layer=10.*64 x 14 x 14.*fit layer=14"
+    ):
         DeepFakeClassifier(10, weights=None).fit(np.zeros((4, 7840)), y)
     with pytest.raises(ValueError, match=r"1280 feature\(s\).* layer='pool'|1280.*layer=pool"):
         DeepFakeClassifier(weights=None).fit(np.zeros((4, 1280)), y)
@@ -554,7 +562,9 @@ def test_batch_norm_needs_two_rows(block_data, blocks):
 
 def test_a_loss_that_is_not_finite_stops(head, head_data):
     X, y = head_data
-    with pytest.raises(ValueError, match=r"loss became (nan|inf) in epoch \d+, batch \d+.*lower lr"):
+    with pytest.raises(
+        ValueError, match=r"loss became (nan|inf) in epoch \d+, batch \d+.*lower lr"
+    ):
         head.set_params(lr=1e30).fit(X, y)
 
 

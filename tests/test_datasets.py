@@ -395,12 +395,17 @@ def test_edit_has_a_soft_edge():
     assert np.mean(edges) < 0.5 * np.mean(inner)
 
 
-def test_piece_shows_nothing_from_outside_the_tile():
-    """At the largest size pieces reach over the tile's edge, where nothing black may come in."""
-    tile = np.full((142, 128, 3), 128, dtype=np.uint8)
+def test_piece_comes_from_elsewhere():
+    """In a tile coloured by position the piece tells where it was taken."""
+    tile = np.zeros((142, 128, 3), dtype=np.uint8)
+    tile[..., 0], tile[..., 1] = np.mgrid[30:172, 30:158]
     rng = np.random.RandomState(0)
-    images = [datasets._splice(tile[:128], tile, (0, 0), rng)[0] for _ in range(20)]
-    assert np.min(images) > 128 - 0.05 * 128 - 5 - 6 * 14
+    away = []
+    for _ in range(40):
+        image, mask = datasets._splice(tile[20:116, 10:106], tile, (20, 10), rng)
+        moved = image[mask].astype(float).mean(axis=0) - tile[20:116, 10:106][mask].mean(axis=0)
+        away.append(np.hypot(*moved[:2]))
+    assert np.median(away) > 20
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from torchvision import transforms
 from torchvision.models import mobilenet_v2
 
-from sklearn_dfd import MobileNetV2Features, features
+from sklearn_dfd import MobileNetV2Features, extraction, features
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore
 from sklearn_dfd.images import ImageError
 
@@ -226,14 +226,14 @@ def test_a_file_that_changes_meanwhile_is_kept_as_what_was_decoded(
     files, pixels, extractor, monkeypatch
 ):
     extractor.fit(files)
-    check_header = features.check_header
+    check_header = extraction.check_header
 
     def change(raw):
         Image.fromarray(255 - pixels[0]).save(files[0])
         return check_header(raw)
 
     original = files[0].read_bytes()
-    monkeypatch.setattr(features, "check_header", change)
+    monkeypatch.setattr(extraction, "check_header", change)
     changed = extractor.transform(files[:1])
     np.testing.assert_allclose(changed, extractor.transform([255 - pixels[0]]), atol=1e-5)
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from sklearn_dfd.weights import fingerprint, load_weights
 LAYERS = [*range(19), "pool"]
 
 
+@cache
 def torchvision_model(path=None):
     """torchvision's mobilenet_v2 in evaluation mode; on the meta device without a path."""
     with torch.device("meta"):

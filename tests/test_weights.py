@@ -245,7 +245,7 @@ def test_missing_path(tmp_path):
 
 
 def test_misspelt_imagenet():
-    with pytest.raises(WeightsError, match="weights='ImageNet'.*no such file"):
+    with pytest.raises(WeightsError, match=r"weights='ImageNet'.*no such file"):
         load_weights("ImageNet")
 
 

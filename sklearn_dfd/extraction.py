@@ -1,0 +1,207 @@
+"""From images to rows of features: read, look up, decode, run, keep.
+
+Images stream: a few batches are decoded ahead of the network, and none is held longer. This
+module knows images and stores; the network is a function from pixels to rows.
+"""
+
+import time
+import warnings
+from collections import deque
+from itertools import islice
+
+import numpy as np
+
+from sklearn_dfd.feature_store import IN_PROCESS, new_owner, row_key
+from sklearn_dfd.images import check_header, content_digest, load_rgb, read_source
+
+_CHUNK = 64  # images surveyed, claimed and kept together
+_BATCHES_AHEAD = 16
+_POLL_SECONDS = 0.05
+_IMAGE_PROBLEMS = (OSError, ValueError, TypeError)
+
+
+class Extraction:
+    """The features of one collection of images.
+
+    Parameters
+    ----------
+    images : sequence
+        What ``read_source`` takes.
+    width : int
+        Features an image.
+    recipe : str
+        All that determines the features of an image, besides the image.
+    store : MemoryStore or FeatureStore
+    pool : concurrent.futures.Executor
+        Of threads.
+
+    Attributes
+    ----------
+    features : ndarray of float32, shape (n_images, width)
+        Rows that are not computed yet, or cannot be, are undefined.
+    missing : dict of bytes to list of int
+        After ``survey``: the rows of each distinct image that is not in the store, by its key.
+    failures : dict of int to str
+        What is wrong with the images that cannot be used, by row.
+    """
+
+    def __init__(self, images, width, recipe, store, pool):
+        self.images = images
+        self.recipe = recipe
+        self.store = store
+        self.pool = pool
+        self.features = np.empty((len(images), width), dtype=np.float32)
+        self.missing: dict[bytes, list[int]] = {}
+        self.failures: dict[int, str] = {}
+
+    def survey(self):
+        """Look at every image: fill in the rows that are kept, and check the other headers."""
+        for start in range(0, len(self.images), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(self.images)))
+            found = self.pool.map(_read, [self.images[row] for row in rows])
+            rows_of: dict[bytes, list[int]] = {}
+            raws = {}
+            for row, (raw, digest) in zip(rows, found, strict=True):
+                if digest is None:
+                    self.failures[row] = str(raw)
+                    continue
+                key = row_key(digest, self.recipe)
+                rows_of.setdefault(key, []).append(row)
+                raws[key] = raw
+            self._fill(rows_of)
+            faults = self.pool.map(_header_fault, [raws[key] for key in rows_of])
+            for (key, same), fault in zip(rows_of.items(), faults, strict=True):
+                if fault:
+                    self.failures.update(dict.fromkeys(same, fault))
+                else:
+                    self.missing.setdefault(key, []).extend(same)
+
+    def compute(self, run, image_size, batch_size, *, go_on):
+        """Compute the missing rows, or take them from others that compute the same images.
+
+        Parameters
+        ----------
+        run : callable
+            From pixels, uint8 of shape (n, image_size, image_size, 3), to rows.
+        image_size, batch_size : int
+        go_on : bool
+            Whether to go on after an image that cannot be used.
+        """
+        owner = new_owner()
+        batches = self._claimed_batches(owner, batch_size)
+        running: deque = deque()
+        done: list[tuple[bytes, np.ndarray]] = []
+        claimed: list[bytes] = []
+        try:
+            while True:
+                waiting = False
+                room = 0 if self.failures and not go_on else _BATCHES_AHEAD - len(running)
+                for batch in islice(batches, room):
+                    waiting = not batch
+                    if waiting:
+                        break
+                    sources = [self.images[self.missing[key][0]] for key in batch]
+                    running.append((batch, self.pool.submit(_run, run, sources, image_size)))
+                if running:
+                    batch, future = running.popleft()
+                    done += self._place(batch, *future.result())
+                    claimed += batch
+                elif waiting:
+                    time.sleep(_POLL_SECONDS)
+                else:
+                    break
+                if len(claimed) >= _CHUNK or not running:
+                    # also before waiting: others may wait for these
+                    self._keep(done)
+                    self.store.release(owner, claimed)
+                    done, claimed = [], []
+        finally:
+            self.store.release(owner)
+
+    def _fill(self, rows_of):
+        """Fill in those rows that are kept, and strike them off ``rows_of``."""
+        for key, row in self.store.fetch(list(rows_of)):
+            self.features[rows_of.pop(key)] = row
+
+    def _claimed_batches(self, owner, batch_size):
+        """Yield batches of keys that are ours to compute; empty ones while others compute."""
+        todo = deque(self.missing)
+        while todo:
+            chunk = [todo.popleft() for _ in range(min(_CHUNK, len(todo)))]
+            ours = self.store.claim(chunk, owner)
+            mine = [key for key in chunk if key in ours]
+            for start in range(0, len(mine), batch_size):
+                yield mine[start : start + batch_size]
+            others = {key: self.missing[key] for key in chunk if key not in ours}
+            if others:
+                self._fill(others)
+                todo.extend(others)
+                if not mine and len(todo) == len(others):
+                    yield []
+
+    def _place(self, batch, outcome, rows):
+        """Put computed rows where they belong; return them with the keys to keep them by."""
+        done = []
+        computed = iter(rows)
+        for key, result in zip(batch, outcome, strict=True):
+            if isinstance(result, Exception):
+                self.failures.update(dict.fromkeys(self.missing[key], str(result)))
+                continue
+            row = next(computed)
+            self.features[self.missing[key]] = row
+            # by what was decoded: the file may have changed since it was surveyed
+            done.append((row_key(result, self.recipe), row))
+        return done
+
+    def _keep(self, done):
+        """Add rows to the store; where it cannot be written, say so and go on without."""
+        if not done:
+            return
+        try:
+            self.store.add(*zip(*done, strict=True))
+        except OSError as error:
+            self.store = without(error)
+
+
+def without(error):
+    """Say that a store cannot be used, and return one that stands in for it."""
+    warnings.warn(f"{error}; features are kept in this process only.", stacklevel=2)
+    return IN_PROCESS
+
+
+def _read(source):
+    """Content and digest of an image; or what is wrong with it, and None."""
+    try:
+        raw = read_source(source)
+        return raw, content_digest(raw)
+    except _IMAGE_PROBLEMS as error:
+        return error, None
+
+
+def _header_fault(raw):
+    """Say what is wrong with an image's header; None where it is sound."""
+    try:
+        return check_header(raw)
+    except _IMAGE_PROBLEMS as error:
+        return str(error)
+
+
+def _run(run, sources, image_size):
+    """Decode images and run the network on those that can be.
+
+    Returns
+    -------
+    outcome : list of bytes or Exception
+        For each source the digest of its content, or what is wrong with it.
+    rows : sequence of ndarray
+        Of those that could be decoded.
+    """
+    outcome, pixels = [], []
+    for source in sources:
+        try:
+            raw = read_source(source)
+            pixels.append(load_rgb(raw, image_size))
+            outcome.append(content_digest(raw))
+        except _IMAGE_PROBLEMS as error:
+            outcome.append(error)
+    return outcome, run(np.stack(pixels)) if pixels else []

@@ -1,0 +1,72 @@
+"""The quickstart runs from end to end, also where there are no ImageNet weights."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+
+from sklearn_dfd.datasets import make_spliced_photos
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script, *arguments, **environment):
+    pytest.importorskip("matplotlib")
+    # a proxy that is not there: no test goes out to fetch weights
+    environment = {
+        **os.environ,
+        "MPLBACKEND": "Agg",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=600,
+    )
+
+
+def test_quickstart_without_imagenet_weights(tmp_path):
+    output = tmp_path / "output"
+    done = run(
+        "quickstart.py", "--output", output, "--n-samples", 60, TORCH_HOME=str(tmp_path / "torch")
+    )
+    assert done.returncode == 0, done.stderr
+    frame = "!" * 80
+    assert done.stderr.count(frame) == 2
+    warned = done.stderr.split(frame)[1]
+    assert "NO IMAGENET WEIGHTS: going on with random ones" in warned
+    assert "Put them by hand at" in warned
+    assert "fold 3:" in done.stdout
+    assert done.stdout.count("<- best") == 1
+    sentence = done.stdout.strip().splitlines()[-1]
+    assert "photographs from places it has never seen, the detector is right" in sentence
+    assert sentence.endswith(f"Saved as {output / 'detector.joblib'}.")
+    for name in ("learning_curves.png", "most_and_least_certain.png"):
+        assert (output / name).read_bytes().startswith(b"\x89PNG")
+
+    detector = joblib.load(output / "detector.joblib")
+    probability = detector.predict_proba(make_spliced_photos(4, random_state=1).data)
+    assert probability.shape == (4, 2)
+    np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_quickstart_with_a_file_that_is_not_there(tmp_path):
+    done = run("quickstart.py", "--weights", tmp_path / "absent.pth", "--output", tmp_path)
+    assert done.returncode == 2
+    assert "there is no such file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_real_and_fake_faces_explains_its_options():
+    done = run("real_and_fake_faces.py", "--help")
+    assert done.returncode == 0
+    assert "training_real and training_fake" in done.stdout
+    assert done.stdout.count("(default:") == 5
