@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WEIGHTS ?= imagenet
 
-.PHONY: demo test lint examples clean
+.PHONY: demo test lint docs clean
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -21,10 +21,18 @@ demo: .venv/demo  ## spliced photographs -> cross-validated, tuned, saved detect
 test: .venv/dev  ## the whole test suite, with line coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-lint: .venv/dev
+lint: .venv/dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.venv/docs: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e ".[docs]"
+	touch $@
+
+docs: .venv/docs  ## the documentation, in docs/_build
+	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
+
 clean:
-	rm -rf .venv output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv output docs/_build docs/api .pytest_cache .mypy_cache .ruff_cache

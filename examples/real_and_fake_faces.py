@@ -30,7 +30,11 @@ parser = argparse.ArgumentParser(
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
 )
 parser.add_argument(
-    "--data", type=Path, required=True, help="folder with training_real and training_fake"
+    "--data",
+    type=Path,
+    required=True,
+    default=argparse.SUPPRESS,
+    help="folder with training_real and training_fake",
 )
 parser.add_argument(
     "--weights",

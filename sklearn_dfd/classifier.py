@@ -23,8 +23,9 @@ from sklearn.utils.validation import (
 )
 
 from sklearn_dfd.devices import resolve_device
-from sklearn_dfd.mobilenet import LAST_BLOCK, Tail, tail_input_shape
+from sklearn_dfd.mobilenet import LAST_BLOCK, tail_input_shape
 from sklearn_dfd.net import Rows, TailNet
+from sklearn_dfd.tail import Tail
 from sklearn_dfd.weights import load_weights
 
 _MEASURES = (

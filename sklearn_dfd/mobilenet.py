@@ -1,4 +1,4 @@
-"""MobileNetV2 [1]_ and where it is cut: a frozen trunk, and a tail with a new head.
+"""MobileNetV2 [1]_, where it is cut, and the frozen trunk.
 
 The architecture is torchvision's, and so are the names of its parameters. This module knows
 nothing of scikit-learn, of files or of training.
@@ -128,7 +128,7 @@ class Trunk(nn.Module):
         super().__init__()
         last = LAST_BLOCK if layer == "pool" else layer
         blocks = copy.deepcopy(architecture().features[: last + 1])
-        _load(blocks, arrays)
+        load_blocks(blocks, arrays)
         self.features = _fold_batch_norm(blocks.eval())
         self.pool = layer == "pool"
         scale = 255 * torch.tensor(IMAGENET_STD).reshape(3, 1, 1)
@@ -157,88 +157,7 @@ class Trunk(nn.Module):
         return x.contiguous().flatten(1)
 
 
-class Tail(nn.Module):
-    """The trained part: the blocks after the trunk, average pool, and a new head.
-
-    Parameters
-    ----------
-    layer : int or "pool"
-        The last block of the trunk; "pool" leaves the head alone.
-    input_shape : tuple of int
-        Shape of one row of features, see :func:`tail_input_shape`.
-    hidden_layer_sizes : sequence of int
-        Widths of the hidden layers of the head.
-    n_classes : int
-        Number of outputs (logits).
-    dropout : float
-        Probability of zeroing a hidden unit of the head in training.
-    """
-
-    def __init__(self, layer, input_shape, hidden_layer_sizes, n_classes, dropout):
-        super().__init__()
-        self.input_shape = input_shape
-        self.features = None
-        width = input_shape[0]
-        with torch.device("meta"):  # no draw from torch's global generator
-            if layer != "pool":
-                self.features = copy.deepcopy(architecture().features[layer + 1 :])
-                width = POOLED_WIDTH
-            layers: list[nn.Module] = []
-            for hidden in hidden_layer_sizes:
-                layers += [nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout)]
-                width = hidden
-            self.head = nn.Sequential(*layers, nn.Linear(width, n_classes))
-
-    def initialize(self, arrays, generator):
-        """Fill the blocks from ``arrays`` and the head at random, as nn.Linear does."""
-        if self.features is not None:
-            _load(self.features, arrays)
-        self.head.to_empty(device="cpu")
-        for module in self.head:
-            if isinstance(module, nn.Linear):
-                bound = module.in_features**-0.5
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-        return self
-
-    def set_generator(self, generator):
-        """Let dropout draw from ``generator``, which lives on the module's device."""
-        for module in self.head:
-            if isinstance(module, Dropout):
-                module.generator = generator
-
-    def has_batch_norm(self):
-        """Whether a batch of one row cannot be trained on."""
-        return any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
-
-    def forward(self, X):
-        """Logits of shape (n_rows, n_classes) for rows of features (n_rows, width)."""
-        if self.features is not None:
-            X = self.features(X.unflatten(1, self.input_shape)).mean((2, 3))
-        return self.head(X)
-
-
-class Dropout(nn.Module):
-    """Dropout that draws from a generator of its own.
-
-    torch's own module draws from the global generator, which every thread of the process
-    shares: two fits in two threads would then change each other's masks.
-    """
-
-    def __init__(self, p):
-        super().__init__()
-        self.p = p
-        self.generator = None
-
-    def forward(self, x):
-        """Zero each number with probability ``p``, and scale the rest, in training mode."""
-        if not self.training or self.p == 0:
-            return x
-        mask = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
-        return x * mask.div_(1 - self.p)
-
-
-def _load(blocks, arrays):
+def load_blocks(blocks, arrays):
     """Give ``blocks`` (on the meta device) their own copies of ``arrays``."""
     state = {
         name: torch.tensor(0)

@@ -107,8 +107,15 @@ def test_store_without_rows(any_store):
     assert any_store.info()["n_bytes"] == 0
 
 
-def test_many_keys_at_once(any_store):
-    # more than one query, and more than SQLite takes in one of old
+def test_many_keys_at_once(any_store, monkeypatch):
+    connect = sqlite3.connect
+
+    def connect_to_an_old_sqlite(*args, **kwargs):
+        database = connect(*args, **kwargs)
+        database.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+        return database
+
+    monkeypatch.setattr(feature_store.sqlite3, "connect", connect_to_an_old_sqlite)
     fill(any_store, range(2300), width=2)
     assert_keeps(any_store, range(2300), width=2)
 
@@ -694,6 +701,17 @@ def test_no_flipped_bit_gives_a_wrong_row(store):
             assert np.array_equal(row, rows_of([of_key[key]], 20)[0]), position
         outcomes.add("warned" if caught else "all" if len(found) == 40 else "left out")
     assert {"error", "warned", "all"} <= outcomes
+
+
+def test_schema_that_is_no_text_any_more(store):
+    fill(store, [1])
+    file = Path(store.path) / "features.sqlite"
+    content = file.read_bytes()
+    assert b"CREATE TABLE rows" in content
+    file.write_bytes(content.replace(b"CREATE TABLE rows", b"CREATE TABL\xc5 rows"))
+    with pytest.raises(ValueError, match="damaged or not a feature store") as caught:
+        kept(store, [1])
+    assert str(file) in str(caught.value)
 
 
 # FeatureStore: places that cannot be used

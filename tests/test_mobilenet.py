@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.mobilenet, with torchvision's own mobilenet_v2 as the reference."""
+"""Tests of sklearn_dfd.mobilenet and tail, with torchvision's own mobilenet_v2 as the reference."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +14,12 @@ from sklearn_dfd import mobilenet
 from sklearn_dfd.mobilenet import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Dropout,
-    Tail,
     Trunk,
     feature_shape,
     tail_input_shape,
     trunk_names,
 )
+from sklearn_dfd.tail import Dropout, Tail
 from sklearn_dfd.weights import fingerprint, load_weights
 
 LAYERS = [*range(19), "pool"]

@@ -432,6 +432,9 @@ def test_global_generators_are_left_alone(weights_file, random_weights):
     weights._random_weights.cache_clear()
     weights._read.cache_clear()
     mobilenet.architecture.cache_clear()
+    np.random.seed(random_weights + 321)  # noqa: NPY002
+    torch.manual_seed(random_weights + 321)
+    random.seed(random_weights + 321)
     before = np.random.get_state(), torch.get_rng_state(), random.getstate()  # noqa: NPY002
     load_weights(None if random_weights else weights_file)
     after = np.random.get_state(), torch.get_rng_state(), random.getstate()  # noqa: NPY002
