@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 from torchvision.models import mobilenet_v2
 
+BILINEAR = Image.Resampling.BILINEAR
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPARE = transforms.Compose(
     [transforms.Resize((224, 224)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
@@ -28,7 +29,7 @@ def load(path):
     return PREPARE(Image.open(path).convert("RGB"))
 
 
-# ---- features ------------------------------------------------------------------------------------
+# ---- features ----
 
 
 def notebook_features(trunk, paths):
@@ -93,12 +94,14 @@ class OnnxFeatures:
         rows = []
         for batch in batches:
             pixels = [
-                np.asarray(Image.open(p).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
-                for p in batch
+                np.asarray(Image.open(path).convert("RGB").resize((224, 224), BILINEAR))
+                for path in batch
             ]
             x = np.stack(pixels).transpose(0, 3, 1, 2) * self.scale[:, None, None]
             x -= self.shift[:, None, None]
-            rows.append(session.run(None, {"x": np.ascontiguousarray(x)})[0].reshape(len(batch), -1))
+            rows.append(
+                session.run(None, {"x": np.ascontiguousarray(x)})[0].reshape(len(batch), -1)
+            )
         return rows
 
 
@@ -117,7 +120,9 @@ def onnx_trunk(blocks):
     x = "x"
     for b, block in enumerate(blocks):
         start = x
-        layers = [m for m in block.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.ReLU6)]
+        layers = [
+            m for m in block.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.ReLU6)
+        ]
         for i, layer in enumerate(layers):
             name = f"{b}_{i}"
             if isinstance(layer, nn.Conv2d):
@@ -156,7 +161,7 @@ def onnx_trunk(blocks):
     return model.SerializeToString()
 
 
-# ---- training --------------------------------------------------------------------------------------
+# ---- training ----
 
 
 def notebook_tail(state):
@@ -216,11 +221,13 @@ def notebook_train_model(state, X, y, X_val, y_val, n_epochs, l1_factor=1e-4):
         for i, batch in enumerate(loader):
             notebook_step(model, optimizer, *batch, l1_factor)
             if i % 10 == 0:
-                history.append((notebook_accuracy(model, loader), notebook_accuracy(model, valid_loader)))
+                history.append(
+                    (notebook_accuracy(model, loader), notebook_accuracy(model, valid_loader))
+                )
     return model
 
 
-# ---- a straightforward pipeline ---------------------------------------------------------------------
+# ---- a straightforward pipeline ----
 
 
 class EmbetterStyle(TransformerMixin, BaseEstimator):

@@ -454,7 +454,7 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
 
     def _empty_tail(self):
         sizes = tuple(self.hidden_layer_sizes)
-        if not all(isinstance(size, Integral) and size > 0 for size in sizes):
+        if not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes={sizes} are not all integers of 1 or more.")
         shape = tail_input_shape(self.layer, self.n_features_in_)
         return Tail(self.layer, shape, sizes, len(self.classes_), self.dropout)
@@ -485,7 +485,7 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
             )
         net.valid_rows = valid_rows
         stopping = self.early_stopping and valid_rows is not None
-        best_loss, best_state, best_epoch = np.inf, None, None
+        best_loss, best_state, best_epoch = np.inf, None, 0
         net.notify("on_train_begin", X=rows, y=None)
         for _ in range(self.max_epochs if n_epochs is None else n_epochs):
             net.fit_loop(rows, epochs=1)

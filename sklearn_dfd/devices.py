@@ -49,7 +49,7 @@ def resolve_device(device, *, fitted=False):
         warnings.warn(f"device={str(device)!r}: {reason}; predicting on the CPU.", stacklevel=3)
         return torch.device("cpu")
     raise ValueError(
-        f'device={str(device)!r}: {reason}. On this machine: "{", ".join(_available_types())}".'
+        f"device={str(device)!r}: {reason}. On this machine: {', '.join(_available_types())}."
     )
 
 

@@ -196,7 +196,8 @@ def _run(run, sources, image_size):
     rows : sequence of ndarray
         Of those that could be decoded.
     """
-    outcome, pixels = [], []
+    outcome: list[bytes | Exception] = []
+    pixels = []
     for source in sources:
         try:
             raw = read_source(source)

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 SCHEMA_VERSION = 1
-_KEYS_A_QUERY = 500
 _CLAIM_SECONDS = 120
+_LOCK_SECONDS = 60
 
 
 def row_key(content_digest, recipe):
@@ -76,6 +76,15 @@ class MemoryStore:
         self._n_bytes = 0
         self._claims = {}
         self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo):
+        return self  # clones of an estimator share the store
+
+    def __getstate__(self):
+        return {"max_bytes": self.max_bytes}  # another process starts with an empty one
+
+    def __setstate__(self, state):
+        MemoryStore.__init__(self, **state)
 
     def fetch(self, keys):
         """Yield ``(key, row)`` of those keys that are kept; rows are read-only."""
@@ -184,18 +193,18 @@ class FeatureStore:
         """
         damaged = []
         with self._open() as database:
-            for start in range(0, len(keys), _KEYS_A_QUERY):
-                some = keys[start : start + _KEYS_A_QUERY]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT key, dtype, checksum, value FROM rows WHERE key IN ({marks})"  # noqa: S608
-                for key, dtype, checksum, value in database.execute(query, some):
-                    if dtype not in _DTYPES or zlib.crc32(value) != checksum:
-                        damaged.append((key,))
-                        continue
-                    yield key, np.frombuffer(value, _DTYPES[dtype]).astype(np.float32, copy=False)
+            for asked in keys:
+                query = "SELECT rowid, key, dtype, checksum, value FROM rows WHERE key = ?"
+                for rowid, key, dtype, checksum, value in database.execute(query, (asked,)):
+                    # what the query promises may be false too, where the index is damaged
+                    if key != asked or checksum != _checksum(key, dtype, value):
+                        damaged.append((rowid,))
+                    else:
+                        row = np.frombuffer(value, _STORED[dtype.decode()])
+                        yield key, row.astype(np.float32, copy=False)
             if damaged:
                 with database:
-                    database.executemany("DELETE FROM rows WHERE key = ?", damaged)
+                    database.executemany("DELETE FROM rows WHERE rowid = ?", damaged)
         if damaged:
             warnings.warn(
                 f"{len(damaged)} damaged row(s) in the feature store {self.path}: computed again.",
@@ -210,9 +219,11 @@ class FeatureStore:
         keys : list of bytes
         rows : array of float32, shape (n_keys, n_features)
         """
-        values = [np.asarray(row, dtype=_DTYPES[self.dtype]).tobytes() for row in rows]
+        if self.dtype not in _STORED:
+            raise ValueError(f"dtype={self.dtype!r} of a feature store: float32 or float16.")
+        values = [np.asarray(row, dtype=_STORED[self.dtype]).tobytes() for row in rows]
         entries = [
-            (key, self.dtype, zlib.crc32(value), value)
+            (key, self.dtype, _checksum(key, self.dtype.encode(), value), value)
             for key, value in zip(keys, values, strict=True)
         ]
         with self._open() as database, database:
@@ -240,7 +251,7 @@ class FeatureStore:
             database.execute("BEGIN IMMEDIATE")
             database.execute("DELETE FROM claims WHERE until < ?", (now,))
             for (other,) in database.execute("SELECT DISTINCT owner FROM claims").fetchall():
-                if _has_ended(other):
+                if _has_ended(other.decode()):
                     database.execute("DELETE FROM claims WHERE owner = ?", (other,))
             database.executemany(
                 "INSERT OR IGNORE INTO claims SELECT ?1, ?2, ?3 "
@@ -252,11 +263,12 @@ class FeatureStore:
 
     def release(self, owner, keys=None):
         """Give up what ``owner`` took on: ``keys``, or all of it."""
-        query, values = "DELETE FROM claims WHERE owner = ?", [(owner,)]
-        if keys is not None:
-            query, values = f"{query} AND key = ?", [(owner, key) for key in keys]
         with self._open() as database, database:
-            database.executemany(query, values)
+            if keys is None:
+                database.execute("DELETE FROM claims WHERE owner = ?", (owner,))
+            else:
+                values = [(owner, key) for key in keys]
+                database.executemany("DELETE FROM claims WHERE owner = ? AND key = ?", values)
 
     def info(self):
         """Count what is kept, as a dict: ``path``, ``n_rows``, ``n_bytes`` (of features)."""
@@ -291,17 +303,20 @@ class FeatureStore:
             )
         path.mkdir(parents=True, exist_ok=True)
         file = path / "features.sqlite"
-        with closing(sqlite3.connect(file, timeout=60)) as database:
-            try:
+        try:
+            with closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as database:
+                database.text_factory = bytes  # a damaged text must not fail to be read
                 self._prepare(database, file)
                 yield database
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
-                    raise OSError(f"the feature store {file} cannot be used: {error}") from error
-                raise ValueError(
-                    f"{file} is damaged or not a feature store ({error}): delete it, and the "
-                    "features are computed again."
-                ) from error
+        except sqlite3.OperationalError as error:
+            raise OSError(f"the feature store {file} cannot be used: {error}") from error
+        except sqlite3.ProgrammingError:
+            raise
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{file} is damaged or not a feature store ({error}): delete it, and the "
+                "features are computed again."
+            ) from error
 
     def _prepare(self, database, file):
         (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -313,7 +328,7 @@ class FeatureStore:
         if version == 0:
             # pages large enough for a row, and a log that readers need not wait for
             database.execute("PRAGMA page_size = 32768")
-            database.execute("PRAGMA journal_mode = WAL")
+            _enter_write_ahead_log(database)
             with database:
                 database.execute("BEGIN IMMEDIATE")
                 database.execute(
@@ -329,7 +344,27 @@ class FeatureStore:
         database.execute("PRAGMA synchronous = NORMAL")
 
 
-_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+def _enter_write_ahead_log(database):
+    """Switch to the log; SQLite does not wait by itself while others make the same store."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+_STORED: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+
+
+def _checksum(key, dtype, value):
+    """Checksum of a row, its key included; None where it cannot be one."""
+    if not all(isinstance(part, bytes) for part in (key, dtype, value)):
+        return None
+    return zlib.crc32(value, zlib.crc32(key + dtype))
 
 
 def open_store(memory):

@@ -81,8 +81,8 @@ def tail_input_shape(layer, width):
         return (_CHANNELS[layer], side, side)
     expected = feature_shape(layer, 224)
     fits = [
-        f"layer={candidate} at image_size={size}"
-        for size in (224, *range(32, 513, 32))
+        f"layer={candidate!r} at image_size={size}"
+        for size in sorted(range(32, 513, 32), key=lambda size: size != 224)
         for candidate in [*range(LAST_BLOCK + 1), "pool"]
         if np.prod(feature_shape(candidate, size)) == width
     ]
@@ -131,8 +131,8 @@ class Trunk(nn.Module):
         load_blocks(blocks, arrays)
         self.features = _fold_batch_norm(blocks.eval())
         self.pool = layer == "pool"
-        scale = 255 * torch.tensor(IMAGENET_STD).reshape(3, 1, 1)
-        shift = 255 * torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1)
+        scale = 255 * torch.tensor(IMAGENET_STD, dtype=torch.float32).reshape(3, 1, 1)
+        shift = 255 * torch.tensor(IMAGENET_MEAN, dtype=torch.float32).reshape(3, 1, 1)
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         self.requires_grad_(False)
@@ -177,7 +177,8 @@ def _fold_batch_norm(module):
     if isinstance(module, nn.Sequential):
         layers = list(module)
         for i in range(len(layers) - 1):
-            if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
-                module[i] = fuse_conv_bn_eval(layers[i], layers[i + 1])
+            convolution, norm = layers[i], layers[i + 1]
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module[i] = fuse_conv_bn_eval(convolution, norm)
                 module[i + 1] = nn.Identity()
     return module

@@ -30,7 +30,7 @@ def load_weights(weights):
     ----------
     weights : "imagenet", path or None
         ``"imagenet"`` is torchvision's ``MobileNet_V2_Weights.IMAGENET1K_V1``, downloaded once
-        into torch's own cache (``torch.hub.get_dir()``) and verified by its hash at each load.
+        into torch's own cache (``torch.hub.get_dir()``), its hash verified also when found there.
         A path names a state dict of torchvision's ``mobilenet_v2``, saved by ``torch.save``;
         it is read with ``weights_only=True``. None gives random weights from a fixed seed, the
         same on every machine.
@@ -48,15 +48,19 @@ def load_weights(weights):
     """
     if weights is None:
         return dict(_random_weights())
-    path = imagenet_path() if _is_imagenet(weights) else Path(os.fspath(weights)).expanduser()
+    path = imagenet_path() if _is_imagenet(weights) else Path(os.path.expanduser(weights))
     if _is_imagenet(weights) and not path.exists():
         _download(path)
     try:
         status = path.stat()
-    except OSError as error:
-        raise WeightsError(f"weights={str(weights)!r}: there is no such file ({error}).") from error
-    verify = _is_imagenet(weights)
-    return dict(_read(path, verify, status.st_mtime_ns, status.st_size))
+        version = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+        return dict(_read(path, _is_imagenet(weights), version))
+    except WeightsError:
+        raise
+    except FileNotFoundError as error:
+        raise WeightsError(f"weights={str(weights)!r}: there is no such file.") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"weights={str(weights)!r} cannot be read: {error}.") from error
 
 
 def imagenet_path():
@@ -80,7 +84,7 @@ def fingerprint(arrays):
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name], dtype="<f4")
         digest.update(f"{name}{array.shape}".encode())
-        digest.update(array)
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
@@ -109,7 +113,7 @@ def _download(path):
 
 
 @lru_cache(maxsize=4)
-def _read(path, verify, _mtime, _size):
+def _read(path, verify, _version):
     """Read and check a file; kept until the file changes, since every fit asks again."""
     if verify:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -119,6 +123,8 @@ def _read(path, verify, _mtime, _size):
                 f"with {digest[:8]}, not {_imagenet_hash()}. Delete it, and it is downloaded "
                 f"again from {IMAGENET_URL}."
             )
+    if not path.is_file():
+        raise WeightsError(f"weights={str(path)!r} is not a file.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of another kind makes torch.load raise almost anything
@@ -141,14 +147,19 @@ def _checked(state, path):
         if name.endswith("num_batches_tracked"):
             continue
         tensor = state.get(name)
-        if not isinstance(tensor, torch.Tensor):
+        if not isinstance(tensor, torch.Tensor) or tensor.is_meta:
             faults.append(f"{name} is missing")
-        elif tensor.shape != expected.shape:
+            continue
+        if tensor.shape != expected.shape:
             faults.append(f"{name} is {tuple(tensor.shape)}, not {tuple(expected.shape)}")
-        elif not torch.isfinite(tensor).all():
+            continue
+        array = tensor.detach().float().numpy()
+        if not np.isfinite(array).all():
             faults.append(f"{name} is not finite")
+        elif name.endswith("running_var") and (array < 0).any():
+            faults.append(f"{name} is negative")
         else:
-            arrays[name] = _frozen(tensor.float().numpy())
+            arrays[name] = _frozen(array)
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise WeightsError(

@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import joblib
 import numpy as np
@@ -107,7 +108,7 @@ def assert_same_weights(a, b, atol=0.0):
         np.testing.assert_allclose(a[name], b[name], rtol=0, atol=atol, err_msg=name)
 
 
-# ---- the training step ------------------------------------------------------------------------
+# ---- the training step ----
 
 
 @pytest.mark.parametrize("l1_factor", [0.0, 1e-4])
@@ -140,7 +141,7 @@ def test_one_epoch_equals_a_plain_torch_loop(layer, l1_factor):
     reference.train()
     # 49 rows in batches of 16 leave one row over: it joins the third batch
     edges = [0, 16, 32, 49] if layer < 18 else [0, 16, 32, 48, 49]
-    for start_row, stop_row in zip(edges, edges[1:], strict=False):
+    for start_row, stop_row in pairwise(edges):
         batch = order[start_row:stop_row]
         logits = reference(torch.tensor(X[batch]))
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor(y[batch]))
@@ -192,7 +193,7 @@ def test_few_rows_and_a_last_batch_of_one(n_samples):
     assert np.isfinite(classifier.predict_proba(X)).all()
 
 
-# ---- repeatable, and nothing carried over -------------------------------------------------------
+# ---- repeatable, and nothing carried over ----
 
 
 def test_same_seed_same_weights_whatever_the_global_state(block_data, blocks):
@@ -259,7 +260,7 @@ def test_weights_equal_copies_and_order_does_not_matter(block_data, blocks):
     assert_same_weights(weighted, scaled)
 
 
-# ---- validation rows and early stopping --------------------------------------------------------
+# ---- validation rows and early stopping ----
 
 
 def test_validation_rows_are_measured_and_not_trained_on(block_data, blocks):
@@ -316,7 +317,7 @@ def test_early_stopping_without_groups_stratifies(head, head_data, monkeypatch):
     X, y = head_data
     y = (np.arange(len(X)) % 4 == 0).astype(int)
     head.set_params(early_stopping=True, validation_fraction=0.2)
-    train, valid = split_made_by(head, X, y, None, monkeypatch)
+    _, valid = split_made_by(head, X, y, None, monkeypatch)
     assert len(valid) == 24 and y[valid].sum() == 6
 
 
@@ -337,7 +338,7 @@ def test_groups_that_cannot_be_split(head, head_data, n_groups):
         head.fit(X, y, groups=groups)
 
 
-# ---- going on from a fit ---------------------------------------------------------------------
+# ---- going on from a fit ----
 
 
 def test_warm_start_goes_on(head, head_data):
@@ -374,7 +375,7 @@ def test_partial_fit_equals_fit_epoch_by_epoch(head, head_data):
     assert_same_weights(whole, head)
 
 
-# ---- labels and weights of classes --------------------------------------------------------------
+# ---- labels and weights of classes ----
 
 
 @pytest.mark.parametrize(
@@ -407,7 +408,7 @@ def test_class_weight(given):
     assert weighted > plain + 0.1
 
 
-# ---- persistence ---------------------------------------------------------------------------------
+# ---- persistence ----
 
 
 def test_unfitted_pickles_are_small():
@@ -454,7 +455,7 @@ def test_copies_of_a_fitted_classifier_are_independent(head_data, head):
     np.testing.assert_array_equal(head.predict_proba(head_data[0]), before)
 
 
-# ---- search ---------------------------------------------------------------------------------------
+# ---- search ----
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
@@ -467,7 +468,7 @@ def test_grid_search(head_data, head, n_jobs):
     assert search.best_params_["lr"] == 1e-3
 
 
-# ---- bad input --------------------------------------------------------------------------------------
+# ---- bad input ----
 
 
 def test_not_fitted():

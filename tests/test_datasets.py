@@ -317,11 +317,11 @@ def test_spliced_balance_of_small_and_odd_numbers(n, spliced):
 
 
 def test_spliced_is_determined_by_random_state(photos):
-    state = joblib.hash(np.random.get_state())  # noqa: NPY002
+    state = joblib.hash(np.random.get_state())
     again = make_spliced_photos(120, random_state=np.random.RandomState(0))
     for key in ("data", "target", "groups", "masks"):
         np.testing.assert_array_equal(again[key], photos[key])
-    assert joblib.hash(np.random.get_state()) == state, "not the global one"  # noqa: NPY002
+    assert joblib.hash(np.random.get_state()) == state, "not the global one"
     other = make_spliced_photos(120, random_state=1)
     assert (other.data != photos.data).any() and (other.groups != photos.groups).any()
     assert len(make_spliced_photos(2).data) == 2

@@ -90,7 +90,7 @@ def assert_close(actual, expected, tolerance=1e-3):
     assert np.linalg.norm(actual - expected) < tolerance * np.linalg.norm(expected)
 
 
-# ---- what the features are --------------------------------------------------------------------
+# ---- what the features are ----
 
 
 @pytest.mark.parametrize("layer", [0, 10, 15, 18, "pool"])
@@ -171,7 +171,7 @@ def test_rows_depend_on_their_image_alone(pixels, batch_size, n_jobs):
     np.testing.assert_allclose(rows, expected[order], rtol=1e-4, atol=1e-5)
 
 
-# ---- a feature is computed once ----------------------------------------------------------------
+# ---- a feature is computed once ----
 
 
 def test_an_image_is_computed_once(files, pixels, extractor, trunk_counter, tmp_path):
@@ -266,7 +266,7 @@ def test_a_store_that_cannot_be_written_costs_nothing_but_time(
     np.testing.assert_allclose(rows, extractor.set_params(memory=None).transform(pixels), atol=1e-6)
 
 
-# ---- scikit-learn's ways --------------------------------------------------------------------------
+# ---- scikit-learn's ways ----
 
 
 def test_unfitted_instances_are_cheap():
@@ -353,7 +353,7 @@ def test_threads_of_torch_are_left_as_they_were(pixels, extractor):
     assert torch.get_num_threads() == before
 
 
-# ---- bad input --------------------------------------------------------------------------------------
+# ---- bad input ----
 
 
 @pytest.fixture

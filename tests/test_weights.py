@@ -417,13 +417,13 @@ def test_random_weights_do_not_depend_on_global_seeds(seed):
     expected = fingerprint(load_weights(None))
     weights._random_weights.cache_clear()
     mobilenet.architecture.cache_clear()
-    np_state, torch_state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    np_state, torch_state = np.random.get_state(), torch.get_rng_state()
     try:
-        np.random.seed(seed)  # noqa: NPY002
+        np.random.seed(seed)
         torch.manual_seed(seed)
         assert fingerprint(load_weights(None)) == expected
     finally:
-        np.random.set_state(np_state)  # noqa: NPY002
+        np.random.set_state(np_state)
         torch.set_rng_state(torch_state)
 
 
@@ -432,12 +432,12 @@ def test_global_generators_are_left_alone(weights_file, random_weights):
     weights._random_weights.cache_clear()
     weights._read.cache_clear()
     mobilenet.architecture.cache_clear()
-    np.random.seed(random_weights + 321)  # noqa: NPY002
+    np.random.seed(random_weights + 321)
     torch.manual_seed(random_weights + 321)
     random.seed(random_weights + 321)
-    before = np.random.get_state(), torch.get_rng_state(), random.getstate()  # noqa: NPY002
+    before = np.random.get_state(), torch.get_rng_state(), random.getstate()
     load_weights(None if random_weights else weights_file)
-    after = np.random.get_state(), torch.get_rng_state(), random.getstate()  # noqa: NPY002
+    after = np.random.get_state(), torch.get_rng_state(), random.getstate()
     np.testing.assert_equal(after[0], before[0])
     assert torch.equal(after[1], before[1])
     assert after[2] == before[2]
