@@ -1,5 +1,6 @@
 """Which device the work is done on, and how many cores it takes."""
 
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -71,16 +72,42 @@ def one_core_threads(n_jobs=None):
     ------
     pool : concurrent.futures.ThreadPoolExecutor
     """
-    before = torch.get_num_threads()
-    n_threads = before if n_jobs is None else joblib.effective_n_jobs(n_jobs)
+    n_threads = torch.get_num_threads() if n_jobs is None else joblib.effective_n_jobs(n_jobs)
     n_threads = min(n_threads, joblib.cpu_count())
+    _torch_threads.remember()
     pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        # torch notes the number for threads to come, beside that of the thread which sets it
-        torch.set_num_threads(before)
+        _torch_threads.restore()
+
+
+class _TorchThreads:
+    """Torch's number of threads, as it was before the first of several pools at once.
+
+    torch.set_num_threads notes the number for threads to come, beside that of its own thread.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._n_pools = 0
+        self._before = None
+
+    def remember(self):
+        with self._lock:
+            if self._n_pools == 0:
+                self._before = torch.get_num_threads()
+            self._n_pools += 1
+
+    def restore(self):
+        with self._lock:
+            self._n_pools -= 1
+            if self._n_pools == 0:
+                torch.set_num_threads(self._before)
+
+
+_torch_threads = _TorchThreads()
 
 
 def _available_types():

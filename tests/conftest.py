@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torchvision.models import mobilenet_v2
+from torchvision_reference import torchvision_model
 
 from sklearn_dfd.feature_store import IN_PROCESS
+from sklearn_dfd.weights import load_weights
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -57,6 +59,18 @@ def weights_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "mobilenet_v2.pth"
     torch.save(state, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def reference(weights_file):
+    """torchvision's model with the weights of `weights_file`."""
+    return torchvision_model(weights_file)
+
+
+@pytest.fixture
+def arrays(weights_file):
+    """Our reading of `weights_file`."""
+    return load_weights(weights_file)
 
 
 def _is_local(host):

@@ -270,3 +270,13 @@ def test_features_on_cuda_are_those_on_the_cpu(weights_file, layer):
     assert features.device.type == "cuda"
     error = (features.cpu() - expected).abs().max() / expected.abs().max()
     assert error < 1e-3
+
+
+def test_pools_that_overlap_restore_what_was_before_the_first():
+    before = torch.get_num_threads()
+    first, second = one_core_threads(), one_core_threads()
+    with first:
+        second.__enter__()
+    second.__exit__(None, None, None)
+    with ThreadPoolExecutor(1) as pool:  # a thread to come, for which torch noted a number
+        assert pool.submit(torch.get_num_threads).result() == before
