@@ -92,7 +92,7 @@ class _TorchThreads:
     def __init__(self):
         self._lock = threading.Lock()
         self._n_pools = 0
-        self._before = None
+        self._before = 1
 
     def remember(self):
         with self._lock:
