@@ -87,6 +87,7 @@ search = GridSearchCV(
     refit=False,
     cv=StratifiedGroupKFold(3, shuffle=True, random_state=1),
     n_jobs=args.n_jobs,
+    verbose=2,
 ).fit(X, y, groups=groups)
 cv = search.cv_results_
 for i, candidate in enumerate(cv["params"]):

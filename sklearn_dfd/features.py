@@ -15,7 +15,7 @@ from sklearn_dfd.devices import one_core_threads, resolve_device
 from sklearn_dfd.extraction import Extraction
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore, open_store
 from sklearn_dfd.images import ImageError, as_image_list, describe
-from sklearn_dfd.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
+from sklearn_dfd.mobilenet import LAST_BLOCK, Trunk, feature_shape, optimize_for_cpu, trunk_names
 from sklearn_dfd.weights import fingerprint, load_weights
 
 # changes whenever the same bytes would give other features: rows kept under an older one are
@@ -268,4 +268,5 @@ class _Weights:
 @lru_cache(maxsize=2)
 def _trunk(weights, layer, device):
     """Build the trunk; clones in a cross-validation share it."""
-    return Trunk(weights.arrays, layer).to(device)
+    trunk = Trunk(weights.arrays, layer)
+    return optimize_for_cpu(trunk) if device.type == "cpu" else trunk.to(device)

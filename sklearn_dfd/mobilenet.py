@@ -10,6 +10,7 @@ References
 """
 
 import copy
+import warnings
 from functools import lru_cache
 
 import numpy as np
@@ -155,6 +156,23 @@ class Trunk(nn.Module):
         if self.pool:
             x = x.mean((2, 3))
         return x.contiguous().flatten(1)
+
+
+def optimize_for_cpu(trunk):
+    """Let torch fuse and lay out a trunk for inference on the CPU.
+
+    ReLU6 and sums join the convolutions, and weights and maps take the blocked layout of oneDNN:
+    half as fast again, and equal to a few units in the last place. TorchScript, which does this,
+    is deprecated; where it is gone, the trunk stays as it is.
+    """
+    if not hasattr(torch.jit, "optimize_for_inference"):
+        return trunk
+    example = torch.zeros(4, 64, 64, 3, dtype=torch.uint8)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        script = torch.jit.trace(trunk.eval(), example, check_trace=False)
+        return torch.jit.optimize_for_inference(torch.jit.freeze(script))
 
 
 def load_blocks(blocks, arrays):

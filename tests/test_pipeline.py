@@ -9,7 +9,7 @@ import pytest
 from sklearn import config_context
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 
-from sklearn_dfd import features, make_deepfake_pipeline
+from sklearn_dfd import extraction, make_deepfake_pipeline
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
 from sklearn_dfd.feature_store import FeatureStore
 
@@ -65,13 +65,13 @@ def test_group_cross_validation_and_grid_search(pipe, photos, n_jobs, tmp_path, 
 
 def test_a_search_runs_the_trunk_once_per_image(pipe, photos, monkeypatch):
     passes = []
-    forward = features.Trunk.forward
+    run = extraction._run
 
-    def counted(self, images):
-        passes.append(len(images))
-        return forward(self, images)
+    def counted(network, sources, image_size):
+        passes.append(len(sources))
+        return run(network, sources, image_size)
 
-    monkeypatch.setattr(features.Trunk, "forward", counted)
+    monkeypatch.setattr(extraction, "_run", counted)
     search = GridSearchCV(pipe, {"classifier__lr": [1e-4, 1e-3, 1e-2]}, cv=GroupKFold(5))
     search.fit(photos.data, photos.target, groups=photos.groups).predict(photos.data)
     assert sum(passes) == 36

@@ -1,7 +1,5 @@
 """Tests of sklearn_dfd.tail, with torchvision's own blocks as the reference."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -272,24 +270,18 @@ def test_training_of_a_tail_drops_and_repeats(arrays):
     assert logits(1).std(0).max() > 0  # equal rows, different masks
 
 
-@pytest.mark.parametrize("layer", [3, 10, 13, 15, 17])
+@pytest.mark.parametrize("layer", [0, 3, 10, 13, 15, 17])
 @pytest.mark.parametrize("size", [64, 224])
 def test_matrix_products_equal_convolutions(arrays, layer, size):
-    """Values, gradients and statistics of the CPU's form, against torchvision's modules."""
-    fast = make_tail(arrays, layer, size, dropout=0.0)
-    plain = copy.deepcopy(fast)
+    """Values and gradients of the form for evaluation, against torchvision's modules."""
+    tail = make_tail(arrays, layer, size).eval()
     shape = feature_shape(layer, size)
-    X = torch.rand(5, int(np.prod(shape)), generator=torch.Generator().manual_seed(0))
-    for training in (True, False):
-        fast.train(training), plain.train(training)
-        result = fast(X)
-        expected = plain.head(plain.features(X.unflatten(1, shape)).mean((2, 3)))
-        assert relative_error(result, expected) < 1e-5
-        if training:
-            result.square().sum().backward()
-            expected.square().sum().backward()
-    largest = max(p.grad.abs().max() for p in plain.parameters())
-    for (name, p), q in zip(plain.named_parameters(), fast.parameters(), strict=True):
-        assert (p.grad - q.grad).abs().max() < 1e-4 * largest, name
-    for (name, p), q in zip(plain.named_buffers(), fast.named_buffers(), strict=True):
-        torch.testing.assert_close(q[1], p, rtol=1e-5, atol=1e-6, msg=name)
+    X = torch.rand(3, int(np.prod(shape)), generator=torch.Generator().manual_seed(0))
+    plain = tail.head(tail.features(X.unflatten(1, shape)).mean((2, 3)))
+    assert relative_error(tail(X), plain) < 1e-5
+    # gradients in float64: in float32 a rounding at a kink of ReLU6 switches paths on and off
+    tail, X = tail.double(), X.double().requires_grad_()
+    plain = tail.head(tail.features(X.unflatten(1, shape)).mean((2, 3)))
+    (gradient,) = torch.autograd.grad(tail(X).square().sum(), X)
+    (expected,) = torch.autograd.grad(plain.square().sum(), X)
+    assert relative_error(gradient, expected) < 1e-9
