@@ -1,15 +1,12 @@
 """The classifier: scikit-learn's face of the tail and its training."""
 
 import copy
-import hashlib
-import warnings
 from numbers import Integral, Real
 from os import PathLike
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
@@ -22,9 +19,10 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from sklearn_dfd.devices import resolve_device
+from sklearn_dfd.devices import own_torch_state, resolve_device
 from sklearn_dfd.mobilenet import LAST_BLOCK, tail_input_shape
-from sklearn_dfd.net import Rows, TailNet
+from sklearn_dfd.net import TailNet
+from sklearn_dfd.rows import Rows, distinct_rows, set_aside
 from sklearn_dfd.tail import Tail
 from sklearn_dfd.weights import load_weights
 
@@ -76,8 +74,8 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         Passes over the training rows.
 
     batch_size : int, default=64
-        Rows a step. A last batch of one row, from which BatchNorm cannot learn, joins the one
-        before it.
+        Rows a step. A last batch of one row, whose statistics BatchNorm should not learn from,
+        joins the one before it.
 
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as everywhere in scikit-learn.
@@ -96,7 +94,8 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         Epochs without a lower validation loss after which ``early_stopping`` stops.
 
     warm_start : bool, default=False
-        Whether ``fit`` goes on from the weights of the last call instead of starting afresh.
+        Whether ``fit`` goes on from the weights of the last call, with Adam's moments at zero,
+        instead of starting afresh.
 
     device : str, default="auto"
         ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
@@ -174,6 +173,8 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
+    net_: TailNet
+
     def __init__(
         self,
         layer=15,
@@ -237,7 +238,8 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        self : object
+        self : DeepFakeClassifier
+            Fitted.
 
         Raises
         ------
@@ -248,32 +250,42 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         WeightsError
             An OSError and a ValueError: the weights cannot be had.
         """
-        X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=True)
         again = self.warm_start and hasattr(self, "net_")
+        X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=not again)
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val go together: one of them is missing.")
         classes = np.unique(y[sample_weight > 0])
         if len(classes) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least two classes with positive weight to tell "
                 f"apart; y has one class: {classes[0]!r}."
             )
-        if again and not np.array_equal(classes, self.classes_):
+        if not again:
+            self._start(classes)
+        elif not np.array_equal(classes, self.classes_):
             raise ValueError(
                 f"warm_start=True goes on with the classes {self.classes_}, but y has {classes}."
             )
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val go together: one of them is missing.")
-        if not again:
-            self._start(classes, check_random_state(self.random_state))
-        tail = self.net_.module_ if again else self._new_tail()
-        valid_rows = None
-        if X_val is not None:
-            X_val, y_val, weight = self._check_rows(X_val, y_val, None, reset=False, name="X_val")
-            valid_rows = Rows(X_val, self._encode(y_val, "y_val"), weight)
-        rows = self._rows(X, y, sample_weight)
-        if self.early_stopping and valid_rows is None:
-            rows, valid_rows = self._set_aside(rows, groups, len(X))
-        self._make_net(tail)
-        self._train(rows, valid_rows)
+        elif self._shape_parameters() != self._fitted_shape:
+            raise ValueError(
+                "warm_start=True goes on with the network that is there; layer and "
+                f"hidden_layer_sizes were {self._fitted_shape}, not {self._shape_parameters()}."
+            )
+        device = resolve_device(self.device)
+        with own_torch_state(device):
+            tail = self.net_.module_ if again else self._new_tail()
+            rows, valid_rows = self._rows(X, y, sample_weight), None
+            if X_val is not None:
+                X_val, y_val, weight = self._check_rows(
+                    X_val, y_val, None, reset=False, name="X_val"
+                )
+                valid_rows = Rows(X_val, self._encode(y_val, "y_val"), weight)
+            elif self.early_stopping:
+                rows, valid_rows = set_aside(
+                    rows, groups, self.validation_fraction, self._split_seed
+                )
+            self.net_ = self._make_net(tail, device)
+            self._train(rows, valid_rows, self.max_epochs)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -296,23 +308,34 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        self : object
+        self : DeepFakeClassifier
+            Trained for one epoch more.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`fit`; and for labels that are not among the classes, or classes that
+            change.
         """
         first = not hasattr(self, "net_")
         X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=first)
         if first:
             if classes is None:
                 raise ValueError(
-                    "The first call of partial_fit needs classes: all labels there are."
+                    "The first call of partial_fit needs classes: all labels that can come."
                 )
             classes = np.unique(classes)
             if len(classes) < 2:
                 raise ValueError(f"classes={classes} is one class; two or more are needed.")
-            self._start(classes, check_random_state(self.random_state))
-            self._make_net(self._new_tail())
+            self._start(classes)
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes={classes} is not what came before: {self.classes_}.")
-        self._train(self._rows(X, y, sample_weight), None, n_epochs=1)
+        rows = self._rows(X, y, sample_weight)
+        device = resolve_device(self.device)
+        with own_torch_state(device):
+            if first:
+                self.net_ = self._make_net(self._new_tail(), device)
+            self._train(rows, None, n_epochs=1)
         return self
 
     def predict(self, X):
@@ -321,11 +344,12 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows of features.
 
         Returns
         -------
         y : ndarray of shape (n_samples,)
-            The most probable label of each row.
+            The most probable label of each row, of the type of ``classes_``.
         """
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(axis=1)]
@@ -336,15 +360,24 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Rows of features.
 
         Returns
         -------
         p : ndarray of float32, shape (n_samples, n_classes)
-            In the order of ``classes_``.
+            In the order of ``classes_``; each row sums to 1.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            For rows of another width, or that are not finite (naming them).
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "net_")
         X = self._check_features(X, reset=False)
-        return self.net_.predict_proba(X)
+        with own_torch_state(torch.device(self.net_.device)):
+            return self.net_.predict_proba(X)
 
     def _check_rows(self, X, y, sample_weight, *, reset, name="X"):
         """Validate rows with labels and weights; X in float32."""
@@ -386,108 +419,78 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         return np.searchsorted(self.classes_, y).astype(np.int64)
 
     def _rows(self, X, y, sample_weight):
-        """Distinct rows of positive weight, in an order that depends on their content alone."""
-        codes = self._encode(y, "y")
+        """Distinct rows of positive weight, with the weights of their classes."""
+        positive = np.flatnonzero(sample_weight > 0)
+        codes = np.zeros(len(X), dtype=np.int64)
+        codes[positive] = self._encode(y[positive], "y")
         sample_weight = np.asarray(sample_weight, dtype=np.float64)
         if self.class_weight is not None:
-            counts = compute_class_weight(
-                self.class_weight, classes=self.classes_, y=y, sample_weight=sample_weight
+            weight_of_class = compute_class_weight(
+                self.class_weight,
+                classes=self.classes_,
+                y=y[positive],
+                sample_weight=sample_weight[positive],
             )
-            sample_weight = sample_weight * counts[codes]
-        positive = np.flatnonzero(sample_weight > 0)
-        digests = [
-            f"{codes[i]} {hashlib.blake2b(X[i], digest_size=16).hexdigest()}" for i in positive
-        ]
-        _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-        weight = np.zeros(len(X))
-        weight[positive[first]] = np.bincount(inverse, weights=sample_weight[positive])
-        weight /= weight[positive[first]].mean()
-        return Rows(X, codes, weight.astype(np.float32), order=positive[first])
+            sample_weight = sample_weight * weight_of_class[codes]
+        return distinct_rows(X, codes, sample_weight)
 
-    def _set_aside(self, rows, groups, n_samples):
-        """Split rows into training and validation: stratified, whole groups."""
-        fraction = self.validation_fraction
-        n_splits = round(1 / min(fraction, 1 - fraction))
-        order, y = rows.order, rows.y[rows.order]
-        if groups is None:
-            splitter, groups = StratifiedKFold, order
-        else:
-            splitter, groups = StratifiedGroupKFold, column_or_1d(groups)
-            if len(groups) != n_samples:
-                raise ValueError(f"groups has {len(groups)} values for {n_samples} rows.")
-            groups = groups[order]
-        n_splits = max(2, min(n_splits, len(np.unique(groups))))
-        folds = splitter(n_splits, shuffle=True, random_state=self._split_seed)
-        try:
-            with warnings.catch_warnings():
-                # the least populated class: whether it is on both sides is checked below
-                warnings.simplefilter("ignore", UserWarning)
-                splits = [s if fraction <= 0.5 else s[::-1] for s in folds.split(order, y, groups)]
-        except ValueError:
-            splits = []
-        classes = set(y)
-        splits = [(a, b) for a, b in splits if set(y[a]) == classes and set(y[b]) == classes]
-        if not splits:
-            raise ValueError(
-                f"early_stopping=True cannot set aside validation_fraction={fraction} with all "
-                f"{len(classes)} classes on both sides: there are {len(order)} distinct rows in "
-                f"{len(np.unique(groups))} groups. Pass X_val and y_val, or more rows or groups."
-            )
-        train, valid = min(splits, key=lambda s: abs(len(s[1]) - fraction * len(order)))
-        return (
-            Rows(rows.X, rows.y, rows.weight, order[train]),
-            Rows(rows.X, rows.y, rows.weight, order[valid]),
-        )
-
-    def _start(self, classes, random_state):
+    def _start(self, classes):
         """Forget the last fit, and draw the seeds of this one."""
+        self.__dict__.pop("net_", None)
         self.classes_ = classes
         self.history_ = []
         self.n_iter_ = 0
+        random_state = check_random_state(self.random_state)
         seeds = random_state.randint(np.iinfo(np.int32).max, size=4)
         self._head_seed, self._order_seed, self._dropout_seed, self._split_seed = map(int, seeds)
 
-    def _new_tail(self):
-        arrays = None if self.layer in ("pool", LAST_BLOCK) else load_weights(self.weights)
-        generator = torch.Generator().manual_seed(self._head_seed)
-        return self._empty_tail().initialize(arrays, generator)
+    def _shape_parameters(self):
+        return self.layer, tuple(self.hidden_layer_sizes)
 
-    def _empty_tail(self):
+    def _new_tail(self):
         sizes = tuple(self.hidden_layer_sizes)
         if not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes={sizes} are not all integers of 1 or more.")
-        shape = tail_input_shape(self.layer, self.n_features_in_)
-        return Tail(self.layer, shape, sizes, len(self.classes_), self.dropout)
+        self._fitted_shape = self._shape_parameters()
+        tail = self._empty_tail()
+        arrays = None if self.layer in ("pool", LAST_BLOCK) else load_weights(self.weights)
+        return tail.initialize(arrays, torch.Generator().manual_seed(self._head_seed))
 
-    def _make_net(self, module, *, fitted=False):
-        """Wrap a tail into a skorch net on the device, with generators of its own."""
-        device = resolve_device(self.device, fitted=fitted)
-        dropout_generator = torch.Generator(device).manual_seed(self._dropout_seed)
-        module.set_generator(dropout_generator)
-        self.net_ = TailNet(
-            module,
+    def _empty_tail(self):
+        layer, sizes = self._fitted_shape
+        shape = tail_input_shape(layer, self.n_features_in_)
+        return Tail(layer, shape, sizes, len(self.classes_), self.dropout)
+
+    def _make_net(self, tail, device):
+        """Wrap a tail into a skorch net on the device, with generators of its own.
+
+        Their seeds move on with the epochs, so that going on does not repeat the first ones.
+        """
+        dropout_generator = torch.Generator(device).manual_seed(self._dropout_seed + self.n_iter_)
+        tail.set_dropout(self.dropout, dropout_generator)
+        return TailNet(
+            tail,
             l1_factor=self.l1_factor,
-            generator=torch.Generator().manual_seed(self._order_seed),
+            generator=torch.Generator().manual_seed(self._order_seed + self.n_iter_),
             lr=self.lr,
             batch_size=self.batch_size,
             verbose=self.verbose,
             device=device,
         ).initialize()
 
-    def _train(self, rows, valid_rows, n_epochs=None):
+    def _train(self, rows, valid_rows, n_epochs):
         """Train epoch by epoch; with ``early_stopping`` stop, and go back to the best."""
         net = self.net_
-        smallest = 2 if net.module_.has_batch_norm() else 1
-        if min(len(rows), self.batch_size) < smallest:
+        if min(len(rows), self.batch_size) == 1 and net.module_.has_one_pixel():
             raise ValueError(
-                f"{len(rows)} distinct row(s) in batches of batch_size={self.batch_size}: the "
-                f"BatchNorm layers after layer={self.layer} need two or more in a batch."
+                f"{len(rows)} distinct row(s) in batches of batch_size={self.batch_size}: on maps "
+                f"of one pixel the BatchNorm layers after layer={self.layer} need two or more."
             )
         net.valid_rows = valid_rows
         stopping = self.early_stopping and valid_rows is not None
         best_loss, best_state, best_epoch = np.inf, None, 0
         net.notify("on_train_begin", X=rows, y=None)
-        for _ in range(self.max_epochs if n_epochs is None else n_epochs):
+        for _ in range(n_epochs):
             net.fit_loop(rows, epochs=1)
             self.n_iter_ += 1
             measured = {**net.history[-1], "epoch": self.n_iter_}
@@ -520,7 +523,9 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         arrays = state.pop("_tail_state", None)
         super().__setstate__(state)
         if arrays is not None:
-            module = self._empty_tail()
-            tensors = {name: torch.tensor(array) for name, array in arrays.items()}
-            module.load_state_dict(tensors, assign=True)
-            self._make_net(module, fitted=True)
+            device = resolve_device(self.device, fitted=True)
+            with own_torch_state(device):
+                tail = self._empty_tail()
+                tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+                tail.load_state_dict(tensors, assign=True)
+                self.net_ = self._make_net(tail, device)

@@ -3,7 +3,7 @@
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import joblib
 import torch
@@ -81,6 +81,24 @@ def one_core_threads(n_jobs=None):
     finally:
         pool.shutdown(cancel_futures=True)
         _torch_threads.restore()
+
+
+@contextmanager
+def own_torch_state(device):
+    """Set aside what the caller may have switched on in torch: ours computes the same anyway.
+
+    Default device, inference mode, autocast and disabled gradients hold for a thread; on CUDA
+    convolutions repeat themselves to the last bit.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.device("cpu"))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
+            flags = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
+            stack.enter_context(flags)
+        yield
 
 
 class _TorchThreads:

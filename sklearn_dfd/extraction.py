@@ -11,8 +11,9 @@ from itertools import islice
 
 import numpy as np
 
+from sklearn_dfd.decoding import check_header, content_digest, load_rgb
 from sklearn_dfd.feature_store import IN_PROCESS, new_owner, row_key
-from sklearn_dfd.images import check_header, content_digest, load_rgb, read_source
+from sklearn_dfd.images import read_source
 
 _CHUNK = 64  # images surveyed, claimed and kept together
 _BATCHES_AHEAD = 16

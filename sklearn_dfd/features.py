@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_dfd.devices import one_core_threads, resolve_device
+from sklearn_dfd.devices import one_core_threads, own_torch_state, resolve_device
 from sklearn_dfd.extraction import Extraction
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore, open_store
 from sklearn_dfd.images import ImageError, as_image_list, describe
@@ -58,9 +58,10 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
 
     memory : None, path, FeatureStore or MemoryStore, default=None
-        Where features are kept. None is the memory of this process, up to 512 MiB
-        (``sklearn_dfd.feature_store.IN_PROCESS.max_bytes``). A path is a directory that many
-        processes may share, today and later.
+        Where features are kept. None is the memory of this process, the latest 512 MiB of them,
+        17,000 images of layer 15 (``sklearn_dfd.feature_store.IN_PROCESS.max_bytes``); each worker
+        of ``n_jobs`` then has its own. A path is a directory that processes share, today and
+        later: an image is computed once.
 
     n_jobs : int, default=None
         Threads, of one core each, that decode images and run the trunk. None takes as many as
@@ -72,11 +73,20 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
 
     Attributes
     ----------
+    layer_ : int or "pool"
+        The last block, as fitted.
+
     weights_ : dict of str to ndarray
         Weights of the blocks up to ``layer``, so that a saved transformer needs no other file.
 
     fingerprint_ : str
         Hash of ``weights_``.
+
+    n_features_in_ : int
+        1, only where ``X`` was a table or an array with one column.
+
+    feature_names_in_ : ndarray of shape (1,)
+        The name of that column, only where it has one.
 
     See Also
     --------
@@ -137,11 +147,13 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         X : sequence of images
             See :meth:`transform`.
 
-        y : ignored
+        y : None
+            Ignored; here by convention.
 
         Returns
         -------
-        self : object
+        self : MobileNetV2Features
+            Fitted.
 
         Raises
         ------
@@ -151,8 +163,13 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
             If ``X`` is not a collection of images, or the device is not there.
         """
         as_image_list(X)
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+        if len(getattr(X, "shape", ())) == 2:
+            validate_data(self, X, skip_check_array=True)
         resolve_device(self.device)
         arrays = load_weights(self.weights)
+        self.layer_ = self.layer
         self.weights_ = {name: arrays[name] for name in trunk_names(self.layer)}
         self.fingerprint_ = fingerprint(self.weights_)
         return self
@@ -185,7 +202,7 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         images = as_image_list(X)
-        recipe = f"{self.fingerprint_} {self.layer} {self.image_size} {_PREPROCESSING}"
+        recipe = f"{self.fingerprint_} {self.layer_} {self.image_size} {_PREPROCESSING}"
         go_on = self.on_error == "nan"
         with one_core_threads(self.n_jobs) as pool:
             extraction = Extraction(
@@ -199,7 +216,7 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
             named = [(row, describe(images[row]), failures[row]) for row in sorted(failures)]
             if not go_on:
                 raise ImageError(named, len(images))
-            error = ImageError(named, len(images), hint="Their rows are NaN.")
+            error = ImageError(named, len(images), hint="Their rows are NaN.", n_shown=None)
             warnings.warn(str(error), stacklevel=2)
             features[sorted(failures)] = np.nan
         return features
@@ -209,15 +226,15 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        input_features : ignored
-            A column of images has no names worth keeping.
+        input_features : array-like of str, default=None
+            Ignored: a column of images has no names worth keeping.
 
         Returns
         -------
         names : ndarray of object, shape (n_features,)
         """
         check_is_fitted(self)
-        block = "pool" if self.layer == "pool" else f"block{self.layer}"
+        block = "pool" if self.layer_ == "pool" else f"block{self.layer_}"
         return np.array(
             [f"mobilenetv2_{block}_{i}" for i in range(self._n_features())], dtype=object
         )
@@ -237,11 +254,11 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
     def _network(self):
         """Return the trunk as a function from pixels to rows, the image size and the batch size."""
         device = resolve_device(self.device, fitted=True)
-        trunk = _trunk(_Weights(self.weights_, self.fingerprint_), self.layer, device)
+        trunk = _trunk(_Weights(self.weights_, self.fingerprint_), self.layer_, device)
 
-        @torch.inference_mode()
         def run(pixels):
-            return trunk(torch.from_numpy(pixels).to(device)).cpu().numpy()
+            with own_torch_state(device), torch.inference_mode():
+                return trunk(torch.from_numpy(pixels).to(device)).cpu().numpy()
 
         batch_size = self.batch_size
         if batch_size == "auto":
@@ -249,7 +266,7 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         return run, self.image_size, batch_size
 
     def _n_features(self):
-        return int(np.prod(feature_shape(self.layer, self.image_size)))
+        return int(np.prod(feature_shape(self.layer_, self.image_size)))
 
 
 class _Weights:
@@ -268,5 +285,6 @@ class _Weights:
 @lru_cache(maxsize=2)
 def _trunk(weights, layer, device):
     """Build the trunk; clones in a cross-validation share it."""
-    trunk = Trunk(weights.arrays, layer)
-    return optimize_for_cpu(trunk) if device.type == "cpu" else trunk.to(device)
+    with own_torch_state(device):
+        trunk = Trunk(weights.arrays, layer)
+        return optimize_for_cpu(trunk) if device.type == "cpu" else trunk.to(device)

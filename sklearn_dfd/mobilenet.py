@@ -33,7 +33,7 @@ _HALVING = (0, 2, 4, 7, 14)
 def architecture():
     """MobileNetV2 without values (on torch's meta device): names, shapes and structure."""
     with torch.device("meta"):
-        model = mobilenet_v2(weights=None)
+        model = mobilenet_v2(weights=None).float()  # whatever the default dtype is
     del model.classifier
     return model.eval()
 

@@ -5,58 +5,14 @@ Knows torch and skorch, and nothing of scikit-learn's conventions.
 
 import math
 
-import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, PrintLog
 from skorch.utils import to_numpy
-from torch.utils.data import Dataset
+
+from sklearn_dfd.rows import Rows
 
 EVALUATION_BATCH_SIZE = 256
-
-
-class Rows(Dataset):
-    """Rows of features with their labels and weights, read in whole batches.
-
-    Parameters
-    ----------
-    X : ndarray of float32, shape (n_rows, width)
-        May be a read-only memory map: only the rows of one batch at a time are copied.
-    y : ndarray of int64, shape (n_rows,), or None
-        Class codes from 0.
-    weight : ndarray of float32, shape (n_rows,), or None
-        Weights with mean 1; None for equal ones.
-    order : ndarray of intp, or None
-        The rows that count, in their order; None for all.
-    """
-
-    def __init__(self, X, y=None, weight=None, order=None):
-        self.X = X
-        self.order = np.arange(len(X)) if order is None else order
-        self.y = np.zeros(len(X), dtype=np.int64) if y is None else y
-        self.weight = np.ones(len(X), dtype=np.float32) if weight is None else weight
-
-    def __len__(self):
-        return len(self.order)
-
-    def batches(self, batch_size, *, generator=None, join_single=False):
-        """Yield ``(X, (y, weight))`` as tensors, shuffled where a generator is given.
-
-        With ``join_single``, a last batch of one row, from which BatchNorm can learn no
-        variance, joins the batch before it.
-        """
-        order = self.order
-        if generator is not None:
-            order = order[torch.randperm(len(order), generator=generator).numpy()]
-        starts = list(range(0, len(order), batch_size))
-        if join_single and len(starts) > 1 and len(order) - starts[-1] == 1:
-            starts.pop()
-        for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-            rows = order[start:stop]
-            yield (
-                torch.from_numpy(self.X[rows]),
-                (torch.from_numpy(self.y[rows]), torch.from_numpy(self.weight[rows])),
-            )
 
 
 class _Batches:

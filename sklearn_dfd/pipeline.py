@@ -30,8 +30,17 @@ def make_deepfake_pipeline(
     device : str, default="auto"
         Device of both steps.
 
-    image_size, memory, n_jobs, on_error
-        As in :class:`MobileNetV2Features`.
+    image_size : int, default=224
+        Side of the square that images are squashed to.
+
+    memory : None, path, FeatureStore or MemoryStore, default=None
+        Where features are kept, see :class:`MobileNetV2Features`.
+
+    n_jobs : int, default=None
+        Threads that decode images and run the trunk.
+
+    on_error : {"raise", "nan"}, default="raise"
+        What an image that cannot be used does. The classifier does not take rows of NaN.
 
     **classifier_params
         All other parameters of :class:`DeepFakeClassifier`, ``batch_size`` among them.

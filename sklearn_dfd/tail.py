@@ -47,9 +47,11 @@ class Tail(nn.Module):
                 width = POOLED_WIDTH
             layers: list[nn.Module] = []
             for hidden in hidden_layer_sizes:
-                layers += [nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout)]
+                linear = nn.Linear(width, hidden, dtype=torch.float32)
+                layers += [linear, nn.ReLU(), Dropout(dropout)]
                 width = hidden
-            self.head = nn.Sequential(*layers, nn.Linear(width, n_classes))
+            last = nn.Linear(width, n_classes, dtype=torch.float32)
+            self.head = nn.Sequential(*layers, last)
 
     def initialize(self, arrays, generator):
         """Fill the blocks from ``arrays`` and the head at random, as nn.Linear does."""
@@ -63,15 +65,23 @@ class Tail(nn.Module):
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
         return self
 
-    def set_generator(self, generator):
-        """Let dropout draw from ``generator``, which lives on the module's device."""
+    def set_dropout(self, p, generator):
+        """Let dropout zero at the rate ``p``, drawing from ``generator`` on the module's device."""
         for module in self.head:
             if isinstance(module, Dropout):
-                module.generator = generator
+                module.p, module.generator = p, generator
 
     def has_batch_norm(self):
-        """Whether a batch of one row cannot be trained on."""
+        """Whether statistics are taken over the rows of a batch."""
         return any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
+
+    def has_one_pixel(self):
+        """Whether a BatchNorm layer sees maps of one pixel, and thus a single value of one row."""
+        side = self.input_shape[-1]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                side = -(-side // module.stride[0])
+        return self.has_batch_norm() and side == 1
 
     def forward(self, X):
         """Logits of shape (n_rows, n_classes) for rows of features (n_rows, width)."""
@@ -149,5 +159,5 @@ def _unit(convolution, norm, x, n_rows, side):
 def _placement(side, stride):
     """Where each of 3x3 weights stands in the (pixels in, pixels out) matrix, flattened."""
     with torch.inference_mode(False):
-        pixels = torch.eye(side * side).reshape(-1, 1, side, side)
+        pixels = torch.eye(side * side, dtype=torch.float32).reshape(-1, 1, side, side)
         return F.unfold(pixels, 3, padding=1, stride=stride).transpose(0, 1).flatten(1).contiguous()

@@ -3,7 +3,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from contextlib import contextmanager
 
 import joblib
 import numpy as np
@@ -14,8 +14,10 @@ from sklearn.datasets import make_classification
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from torchvision.models import mobilenet_v2
 
-from sklearn_dfd import DeepFakeClassifier
+from sklearn_dfd import DeepFakeClassifier, classifier, rows
+from sklearn_dfd.mobilenet import architecture
 from sklearn_dfd.weights import load_weights
 
 TOO_NARROW = "fits X of a few columns, and the blocks after layer=15 take 160 x side x side"
@@ -113,46 +115,60 @@ def assert_same_weights(a, b, atol=0.0):
 
 @pytest.mark.parametrize("l1_factor", [0.0, 1e-4])
 @pytest.mark.parametrize("layer", [15, 17, 18])
-def test_one_epoch_equals_a_plain_torch_loop(layer, l1_factor):
+def test_one_epoch_equals_a_plain_torch_loop(layer, l1_factor, weights_file):
+    """Torchvision's blocks and a head, trained as anybody would."""
     rng = np.random.default_rng(1)
-    channels = {15: 160, 17: 320, 18: 1280}[layer]
-    X = rng.normal(size=(49, channels * 9)).astype(np.float32)
-    y = rng.integers(0, 2, 49)
-    classifier = DeepFakeClassifier(
-        layer, weights=None, dropout=0.0, lr=1e-3, l1_factor=l1_factor, batch_size=16, max_epochs=1
-    )
-    seeded = clone(classifier).set_params(random_state=3)
-    # a rate of 0 leaves the initial parameters, but for the statistics of BatchNorm
-    start = clone(seeded).set_params(lr=0.0).fit(X, y).net_.module_
-    reference = copy.deepcopy(start)
-    if reference.features is not None:
-        arrays = load_weights(None)
-        for name, buffer in reference.features.named_buffers():
-            if name.endswith("num_batches_tracked"):
-                buffer.zero_()
-            else:
-                buffer.copy_(torch.tensor(arrays[f"features.{name}"]))
+    X = rng.normal(size=(33, {15: 160, 17: 320, 18: 1280}[layer] * 49)).astype(np.float32)
+    y = rng.integers(0, 2, 33)
+    clf = DeepFakeClassifier(
+        layer, weights=weights_file, dropout=0.0, lr=1e-3, l1_factor=l1_factor, random_state=3
+    ).set_params(batch_size=16, max_epochs=1)
 
-    seeded.fit(X, y)
-    rows = seeded._rows(X, y, np.ones(len(X)))
-    generator = torch.Generator().manual_seed(seeded._order_seed)
-    order = rows.order[torch.randperm(len(rows.order), generator=generator).numpy()]
+    model = mobilenet_v2()
+    model.load_state_dict(torch.load(weights_file, weights_only=True))
+    head = torch.nn.Sequential(
+        torch.nn.Linear(1280, 512),
+        torch.nn.ReLU(),
+        torch.nn.Linear(512, 256),
+        torch.nn.ReLU(),
+        torch.nn.Linear(256, 2),
+    )
+    # the head at random as ours: a rate of 0 leaves it as it was
+    start = clone(clf).set_params(lr=0.0).fit(X, y).net_.module_.head
+    linear = [module for module in start if isinstance(module, torch.nn.Linear)]
+    for mine, given in zip(head[::2], linear, strict=True):
+        mine.load_state_dict(given.state_dict())
+    reference = torch.nn.Sequential(
+        torch.nn.Unflatten(1, (-1, 7, 7)),
+        *model.features[layer + 1 :],
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        head,
+    ).train()
+
+    clf.fit(X, y)
+    order = clf._rows(X, y, np.ones(len(X))).order
+    generator = torch.Generator().manual_seed(clf._order_seed)
+    order = order[torch.randperm(len(order), generator=generator).numpy()]
     optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3)
-    reference.train()
-    # 49 rows in batches of 16 leave one row over: it joins the third batch
-    edges = [0, 16, 32, 49] if layer < 18 else [0, 16, 32, 48, 49]
-    for start_row, stop_row in pairwise(edges):
-        batch = order[start_row:stop_row]
-        logits = reference(torch.tensor(X[batch]))
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(y[batch]))
+    # 33 rows in batches of 16 leave one over: it joins the second, but where there is no BatchNorm
+    for batch in np.split(order, [16] if layer < 18 else [16, 32]):
+        loss = torch.nn.functional.cross_entropy(
+            reference(torch.tensor(X[batch])), torch.tensor(y[batch])
+        )
         loss = loss + l1_factor * sum(p.abs().sum() for p in reference.parameters())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
-    expected = {k: v.numpy() for k, v in reference.state_dict().items()}
-    for name, array in parameters_of(seeded).items():
-        np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-5, err_msg=name)
+    pairs = list(zip(clf.net_.module_.parameters(), reference.parameters(), strict=True))
+    statistics = [m for m in reference.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    ours = [m for m in clf.net_.module_.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for a, b in zip(ours, statistics, strict=True):
+        pairs += [(a.running_mean, b.running_mean), (a.running_var, b.running_var)]
+    assert len(pairs) > 5
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
 def test_history_is_measured_in_evaluation_mode(block_data, blocks):
@@ -189,8 +205,8 @@ def test_few_rows_and_a_last_batch_of_one(n_samples):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n_samples, 160)).astype(np.float32)  # 1 x 1: BatchNorm needs two rows
     y = np.arange(n_samples) % 2
-    classifier = DeepFakeClassifier(weights=None, batch_size=16, max_epochs=1).fit(X, y)
-    assert np.isfinite(classifier.predict_proba(X)).all()
+    clf = DeepFakeClassifier(weights=None, batch_size=16, max_epochs=1).fit(X, y)
+    assert np.isfinite(clf.predict_proba(X)).all()
 
 
 # ---- repeatable, and nothing carried over ----
@@ -235,8 +251,8 @@ def test_fits_in_threads_do_not_disturb_each_other(block_data, blocks):
     alone = clone(blocks).fit(*block_data)
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(lambda _: clone(blocks).fit(*block_data), range(4)))
-    for classifier in together:
-        assert_same_weights(alone, classifier, atol=1e-6)
+    for other in together:
+        assert_same_weights(alone, other, atol=1e-6)
 
 
 def test_same_weights_in_another_process(head_data, head, tmp_path):
@@ -287,17 +303,18 @@ def test_early_stopping_keeps_the_best_epoch(head):
     assert -np.log(probabilities).mean() == pytest.approx(min(losses), rel=1e-5)
 
 
-def split_made_by(classifier, X, y, groups, monkeypatch):
-    seen = {}
-    original = DeepFakeClassifier._set_aside
+def split_made_by(estimator, X, y, groups, monkeypatch):
+    """The rows that a fit trains on, and those that it sets aside."""
+    seen = []
+    original = rows.set_aside
 
-    def spy(self, *args):
-        seen["train"], seen["valid"] = original(self, *args)
-        return seen["train"], seen["valid"]
+    def spy(*args):
+        seen.extend(original(*args))
+        return seen
 
-    monkeypatch.setattr(DeepFakeClassifier, "_set_aside", spy)
-    classifier.fit(X, y, groups=groups)
-    return seen["train"].order, seen["valid"].order
+    monkeypatch.setattr(classifier, "set_aside", spy)
+    estimator.fit(X, y, groups=groups)
+    return seen[0].order, seen[1].order
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.7])
@@ -350,6 +367,10 @@ def test_warm_start_goes_on(head, head_data):
     assert head.history_[4]["train_loss"] < loss
     with pytest.raises(ValueError, match="warm_start=True goes on with the classes"):
         head.fit(X, y + 1)
+    with pytest.raises(ValueError, match="features"):
+        head.fit(X[:, 1:], y)
+    with pytest.raises(ValueError, match="hidden_layer_sizes were"):
+        head.set_params(hidden_layer_sizes=(8,)).fit(X, y)
 
 
 def test_partial_fit(head, head_data):
@@ -388,11 +409,11 @@ def test_labels_of_any_type(labels):
     codes = np.arange(90) % len(labels)
     X = rng.normal(size=(90, 8)) + 3 * np.eye(8)[codes]
     y = np.array(labels)[codes]
-    classifier = DeepFakeClassifier(layer="pool", lr=3e-3, max_epochs=20, random_state=0)
-    predicted = classifier.fit(X, y).predict(X)
-    np.testing.assert_array_equal(classifier.classes_, np.unique(labels))
+    clf = DeepFakeClassifier(layer="pool", lr=3e-3, max_epochs=20, random_state=0)
+    predicted = clf.fit(X, y).predict(X)
+    np.testing.assert_array_equal(clf.classes_, np.unique(labels))
     assert predicted.dtype == y.dtype and (predicted == y).mean() > 0.9
-    probabilities = classifier.predict_proba(X)
+    probabilities = clf.predict_proba(X)
     assert probabilities.shape == (90, len(labels)) and probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
 
@@ -402,9 +423,9 @@ def test_class_weight(given):
     rng = np.random.default_rng(0)
     y = np.where(np.arange(180) % 9 == 0, "fake", "real")
     X = rng.normal(size=(180, 4)) + (y == "fake")[:, None]
-    classifier = DeepFakeClassifier(layer="pool", lr=1e-3, random_state=0)
-    plain = (clone(classifier).fit(X, y).predict(X) == "fake").mean()
-    weighted = (classifier.set_params(class_weight=given).fit(X, y).predict(X) == "fake").mean()
+    clf = DeepFakeClassifier(layer="pool", lr=1e-3, random_state=0)
+    plain = (clone(clf).fit(X, y).predict(X) == "fake").mean()
+    weighted = (clf.set_params(class_weight=given).fit(X, y).predict(X) == "fake").mean()
     assert weighted > plain + 0.1
 
 
@@ -553,12 +574,15 @@ def test_bad_parameters(head, head_data, parameter, value, message):
         head.set_params(**{parameter: value}).fit(*head_data)
 
 
-def test_batch_norm_needs_two_rows(block_data, blocks):
+def test_batch_norm_on_one_pixel_needs_two_rows(block_data, blocks):
     X, y = block_data
-    with pytest.raises(ValueError, match="batch_size=1"):
-        clone(blocks).set_params(batch_size=1).fit(X, y)
-    with pytest.raises(ValueError, match="1 distinct row"):
-        clone(blocks).partial_fit(X[:1], y[:1], classes=[0, 1])
+    for change in ({"batch_size": 1}, {}):
+        few = clone(blocks).set_params(**change)
+        with pytest.raises(ValueError, match=r"distinct row\(s\) in batches.*of one pixel"):
+            few.partial_fit(
+                X[:1, :160] if not change else X[:, :160], y[:1] if not change else y, [0, 1]
+            )
+    clone(blocks).partial_fit(X[:1], y[:1], classes=[0, 1])  # on 2 x 2 one row will do
 
 
 def test_a_loss_that_is_not_finite_stops(head, head_data):
@@ -588,3 +612,83 @@ def test_training_does_not_change_its_input(block_data, blocks):
     X.flags.writeable = y.flags.writeable = False
     blocks.fit(X, y)
     np.testing.assert_array_equal(X, block_data[0])
+
+
+# ---- states that must not matter, or must not linger ----
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda: default_dtype(torch.float64),
+        lambda: torch.device("meta"),
+        torch.inference_mode,
+        torch.no_grad,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    ],
+    ids=["float64", "meta", "inference_mode", "no_grad", "autocast"],
+)
+def test_what_the_caller_switched_on_in_torch_does_not_matter(block_data, blocks, state):
+    X, y = block_data
+    expected = clone(blocks).fit(X, y)
+    architecture.cache_clear()
+    with state():
+        fitted = clone(blocks).fit(X, y).partial_fit(X, y)
+        probabilities = pickle.loads(pickle.dumps(fitted)).predict_proba(X)
+    expected.partial_fit(X, y)
+    assert_same_weights(fitted, expected)
+    np.testing.assert_array_equal(probabilities, expected.predict_proba(X))
+
+
+def test_a_failed_fit_leaves_no_half_fitted_classifier(head, head_data):
+    X, y = head_data
+    head.set_params(early_stopping=True).fit(X, y)
+    with pytest.raises(ValueError, match="cannot set aside"):
+        head.fit(X, y + 5, groups=np.zeros(len(X)))
+    with pytest.raises(NotFittedError):
+        head.predict(X)
+
+
+def test_parameters_set_after_fit_do_not_spoil_the_file(head, head_data):
+    X, y = head_data
+    expected = head.fit(X, y).predict_proba(X)
+    head.set_params(hidden_layer_sizes=(9,), layer=15, dropout=0.5)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(head)).predict_proba(X), expected)
+
+
+def test_going_on_does_not_repeat_the_first_epochs(head, head_data):
+    X, y = head_data
+    head.set_params(warm_start=True, lr=0.0).fit(X, y)
+    first = torch.randperm(9, generator=head.net_.generator.clone_state())
+    head.fit(X, y)
+    assert not torch.equal(first, torch.randperm(9, generator=head.net_.generator.clone_state()))
+
+
+def test_a_class_without_weight_is_left_out(head):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 5)), np.arange(60) % 3
+    head.fit(X, y, sample_weight=(y < 2).astype(float))
+    np.testing.assert_array_equal(head.classes_, [0, 1])
+    without = clone(head).fit(X[y < 2], y[y < 2])
+    assert_same_weights(head, without)
+
+
+@pytest.mark.parametrize("n_groups", [6, 10])
+def test_groups_of_one_class_each_can_be_set_aside(head, head_data, n_groups, monkeypatch):
+    X, _ = head_data
+    groups = np.arange(len(X)) % n_groups
+    y = groups % 2
+    head.set_params(early_stopping=True)
+    train, valid = split_made_by(head, X, y, groups, monkeypatch)
+    assert not set(groups[train]) & set(groups[valid])
+    assert set(y[train]) == set(y[valid]) == {0, 1}

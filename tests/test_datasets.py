@@ -10,8 +10,12 @@ from sklearn.datasets import load_sample_images
 from sklearn.model_selection import GroupKFold, train_test_split
 from sklearn.utils import Bunch
 
-from sklearn_dfd import datasets
-from sklearn_dfd.datasets import load_image_folder, load_real_and_fake_faces, make_spliced_photos
+from sklearn_dfd.datasets import (
+    _spliced,
+    load_image_folder,
+    load_real_and_fake_faces,
+    make_spliced_photos,
+)
 from sklearn_dfd.images import ImageError
 
 CIPLAB = Path(__file__).parents[2] / "shared" / "data" / "real_and_fake_faces_160"
@@ -133,6 +137,19 @@ def test_bad_files_are_all_named_in_one_error(with_bad_files):
     assert [Path(name).parts[-2:] for _, name, _ in info.value.failures] == bad
     assert [row for row, _, _ in info.value.failures] == [3, 4, 6]
     assert all(name in str(info.value) for name in ("empty.jpg", "notes.txt", "1.png", "3 of 8"))
+
+
+def test_many_bad_files_are_all_named(tmp_path):
+    put(tmp_path, "real/1.png", "fake/1.png")
+    names = [f"schlecht ü照 {i}.png" for i in range(30)]
+    for name in names:
+        (tmp_path / "fake" / name).write_text("not an image")
+    with pytest.raises(ImageError) as info:
+        load_image_folder(tmp_path)
+    with pytest.warns(UserWarning, match="30 of 32 files") as record:
+        load_image_folder(tmp_path, on_error="warn")
+    for message in (str(info.value), str(record[0].message)):
+        assert all(str(tmp_path / "fake" / name) in message for name in names)
 
 
 def test_bad_files_left_out_with_one_warning(with_bad_files):
@@ -337,7 +354,7 @@ def test_no_pixel_of_one_group_is_in_another(monkeypatch, size):
         assert tile.shape == (142, 128, 3)
         tile[:] = 255 - tile
         changed = Bunch(images=images)
-        monkeypatch.setattr(datasets, "load_sample_images", lambda changed=changed: changed)
+        monkeypatch.setattr(_spliced, "load_sample_images", lambda changed=changed: changed)
         after = make_spliced_photos(60, image_size=size, random_state=3)
         differs = (after.data != before.data).any(axis=(1, 2, 3))
         np.testing.assert_array_equal(differs, before.groups == 15 * photo + 5 * row + column)
@@ -384,7 +401,7 @@ def test_edit_has_a_soft_edge():
     rng = np.random.RandomState(0)
     edges, inner = [], []
     for _ in range(20):
-        image, mask = datasets._splice(tile[:96, :96], tile, (0, 0), rng)
+        image, mask = _spliced._splice(tile[:96, :96], tile, (0, 0), rng)
         change = np.abs(image.astype(int) - 100).mean(axis=-1)
         core = mask.copy()
         for _ in range(3):
@@ -402,7 +419,7 @@ def test_piece_comes_from_elsewhere():
     rng = np.random.RandomState(0)
     away = []
     for _ in range(40):
-        image, mask = datasets._splice(tile[20:116, 10:106], tile, (20, 10), rng)
+        image, mask = _spliced._splice(tile[20:116, 10:106], tile, (20, 10), rng)
         moved = image[mask].astype(float).mean(axis=0) - tile[20:116, 10:106][mask].mean(axis=0)
         away.append(np.hypot(*moved[:2]))
     assert np.median(away) > 20

@@ -105,7 +105,7 @@ def test_head_has_the_widths_asked_for(arrays, hidden, n_classes):
 def test_every_parameter_of_the_tail_is_trained(arrays):
     tail = make_tail(arrays, 14).train()
     generator = torch.Generator().manual_seed(0)
-    tail.set_generator(generator)
+    tail.set_dropout(0.2, generator)
     X = torch.randn((4, np.prod(feature_shape(14, 64))), generator=generator)
     tail(X).square().sum().backward()
     assert [name for name, p in tail.named_parameters() if p.grad is None] == []
@@ -128,7 +128,7 @@ def test_global_generator_is_left_alone_by_trunk_and_tail(arrays):
     before = torch.get_rng_state()
     Trunk(arrays, 15)(photographs(1, 64))
     tail = make_tail(arrays, 15, dropout=0.5).train()
-    tail.set_generator(torch.Generator().manual_seed(0))
+    tail.set_dropout(0.2, torch.Generator().manual_seed(0))
     tail(torch.ones(2, np.prod(feature_shape(15, 64))))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -144,7 +144,7 @@ def test_head_begins_as_linear_layers_do(arrays):
 
 
 def train_in_place(tail, X, n_steps=3):
-    tail.train().set_generator(torch.Generator().manual_seed(0))
+    tail.train().set_dropout(0.2, torch.Generator().manual_seed(0))
     y = torch.arange(len(X)) % 2
     for _ in range(n_steps):
         tail.zero_grad()
@@ -251,7 +251,7 @@ def test_dropout_draws_from_its_own_generator_alone():
 def test_every_dropout_of_a_tail_draws_from_the_generator_it_is_given(arrays):
     tail = make_tail(arrays, "pool", hidden=(6, 5, 4), dropout=0.25)
     generator = torch.Generator().manual_seed(0)
-    tail.set_generator(generator)
+    tail.set_dropout(0.2, generator)
     layers = [module for module in tail.modules() if isinstance(module, Dropout)]
     assert len(layers) == 3
     assert all(module.generator is generator and module.p == 0.25 for module in layers)
@@ -262,7 +262,7 @@ def test_training_of_a_tail_drops_and_repeats(arrays):
     tail = make_tail(arrays, "pool", dropout=0.5).train()
 
     def logits(seed):
-        tail.set_generator(torch.Generator().manual_seed(seed))
+        tail.set_dropout(0.2, torch.Generator().manual_seed(seed))
         return tail(X).detach()
 
     assert torch.equal(logits(1), logits(1))

@@ -1,32 +1,25 @@
-"""Loaders of labelled photographs, and a toy set of manipulated ones to try the package on."""
+"""Loaders of labelled photographs: paths, labels, and groups that must stay together."""
 
 import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator
-from numbers import Integral
+from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.datasets import load_sample_images
-from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import StrOptions, validate_params
 
-from sklearn_dfd.images import ImageError, check_header, content_digest, read_source
-
-__all__ = ["load_image_folder", "load_real_and_fake_faces", "make_spliced_photos"]
+from sklearn_dfd.decoding import check_header, content_digest
+from sklearn_dfd.images import ImageError, describe, read_source
 
 # What desktops and unpackers leave behind, in lower case; nobody means these as photographs.
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 _CIPLAB_FOLDERS = ("training_real", "training_fake")
 # easy_100_1111.jpg: the difficulty, which can be read alone, the number, and four flags
 _FAKE_NAME = re.compile(r"(easy|mid|hard)_(?:\d+_([01]{4})$)?", re.IGNORECASE)
-_TILE_HEIGHT, _TILE_WIDTH = 142, 128  # 3 x 5 of them in a photograph of 427 x 640 pixels
+_STACKLEVEL = 3  # of warnings: the loader, validate_params, the caller
 
 _FOLDER_DESCR = """\
 {n} images from {root}, in {n_groups} groups. Classes: {classes}.
@@ -44,17 +37,6 @@ https://www.kaggle.com/datasets/ciplab/real-and-fake-face-detection
 About 145 of the fakes are edits of photographs which are in the real class too. The names do not
 tell which, so `groups` holds only what is certain: identical files (and sub-folders, if you made
 any). Look for near duplicates before you trust a score from cross-validation.
-"""
-_SPLICED_DESCR = """\
-{n_genuine} genuine and {n_spliced} spliced images in {n_groups} groups, made from the two
-photographs that scikit-learn ships, china.jpg and flower.jpg. Each is cut into 15 disjoint tiles,
-and an image shows a part of one tile, its group. A genuine image is a crop. A spliced one is such a
-crop with a soft-edged ellipse pasted in that comes from elsewhere in the same tile, enlarged,
-rotated, recoloured a little and grainier. Both classes thus show the same things, and only the
-traces of the edit tell them apart. Half of all images, of either class, are mirrored.
-
-This is a toy task to try the package with, no benchmark: it shows no faces, comes from two
-photographs, and its edits are coarse. A score on it says nothing about detecting deepfakes.
 """
 
 
@@ -94,8 +76,30 @@ def _holds_ciplab(path: Path) -> bool:
     return all((path / name).is_dir() for name in _CIPLAB_FOLDERS)
 
 
-def _load(root: Path, class_folders: dict[str, Path], on_error: str) -> Bunch:
-    """Read every file of the class folders once: is it an image, and whom does it share with."""
+def _number_groups(keys: list[list[Hashable]]) -> np.ndarray:
+    """Give rows with a key in common, through chains too, one number, in order of appearance."""
+    parent = list(range(len(keys)))  # up to the first row of the group, which is its own
+
+    def first_row(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    row_with: dict[Hashable, int] = {}
+    for row, shared in enumerate(keys):
+        for key in shared:
+            one, other = first_row(row_with.setdefault(key, row)), first_row(row)
+            parent[max(one, other)] = min(one, other)
+    first_rows = [first_row(row) for row in range(len(keys))]
+    return np.unique(first_rows, return_inverse=True)[1].astype(np.int64)
+
+
+def _load(root: Path, class_folders: dict[str, Path], on_error: str) -> tuple[Bunch, str]:
+    """Read every file of the class folders once: is it an image, and whom does it share with.
+
+    The second item is what to warn of, if anything.
+    """
     files = []
     for code, (name, folder) in enumerate(class_folders.items()):
         found = [(code, file, file.relative_to(folder).parts) for file in _walk(folder, set())]
@@ -107,19 +111,19 @@ def _load(root: Path, class_folders: dict[str, Path], on_error: str) -> Bunch:
         files += found
 
     paths: list[str] = []
-    classes, links, failures = [], [], []
-    first: dict[Any, int] = {}  # row of the first file of this content or sub-folder
+    classes: list[int] = []
+    keys: list[list[Hashable]] = []  # of each file, what others of its group have too
+    failures = []
     for row, (code, file, parts) in enumerate(files):
         try:
             raw = read_source(str(file))
             check_header(raw)
-            keys: list[Any] = [content_digest(raw)]
+            keys.append([content_digest(raw)])
         except (OSError, ValueError) as error:
             failures.append((row, str(file), str(error)))
             continue
         if len(parts) > 1:  # the first of several levels: the coarser group cannot leak
-            keys.append(_fold(parts[0]))
-        links += [(len(paths), first.setdefault(key, len(paths))) for key in keys]
+            keys[-1].append(_fold(parts[0]))
         paths.append(str(file))
         classes.append(code)
 
@@ -127,25 +131,21 @@ def _load(root: Path, class_folders: dict[str, Path], on_error: str) -> Bunch:
     if failures and (lost or on_error == "raise"):
         hint = "Repair or remove them, or pass on_error='warn' to go on without them"
         hint += ", which takes one usable image of each class." if lost else "."
-        raise ImageError(failures, len(files), hint=hint)
-    if failures:
-        warnings.warn(
+        raise ImageError(failures, len(files), hint=hint, n_shown=None)
+    left_out = "".join(f"\n  {describe(name)}: {reason}" for _, name, reason in failures)
+    if left_out:
+        left_out = (
             f"{len(failures)} of {len(files)} files in {str(root)!r} cannot be used as images and "
-            "are left out:" + "".join(f"\n  {name}: {reason}" for _, name, reason in failures),
-            UserWarning,
-            stacklevel=4,  # this, the loader, validate_params, the caller
+            f"are left out:{left_out}"
         )
-    # A chain of links (same folder, then same bytes) is one group. Components are numbered in the
-    # order of their first file.
-    i, j = np.array(links).T
-    graph = coo_array((np.ones(len(i)), (i, j)), shape=(len(paths), len(paths)))
-    return Bunch(
+    faces = Bunch(
         # Objects, since assigning a longer path into an array of fixed-width text cuts it off.
         data=np.array(paths, dtype=object),
         target=np.array(classes, dtype=np.int64),
         target_names=np.array(list(class_folders), dtype=object),
-        groups=connected_components(graph, directed=False)[1].astype(np.int64),
+        groups=_number_groups(keys),
     )
+    return faces, left_out
 
 
 _LOADER_CONSTRAINTS = {"root": [str, os.PathLike], "on_error": [StrOptions({"raise", "warn"})]}
@@ -218,7 +218,9 @@ def load_image_folder(root: str | os.PathLike[str], *, on_error: str = "raise") 
             f"{''.join(f' {name!r}' for name in class_folders)}, and one per class is needed. Sort "
             "the images into folders such as 'real' and 'fake' in it, or pass the folder above it."
         )
-    faces = _load(path, class_folders, on_error)
+    faces, left_out = _load(path, class_folders, on_error)
+    if left_out:
+        warnings.warn(left_out, stacklevel=_STACKLEVEL)
     counts = zip(class_folders, np.bincount(faces.target), strict=True)
     faces.DESCR = _FOLDER_DESCR.format(
         n=len(faces.data),
@@ -281,7 +283,9 @@ def load_real_and_fake_faces(root: str | os.PathLike[str], *, on_error: str = "r
             + (f", which {place}." if place else ": pass the folder that does.")
         )
     folders = dict(zip(["real", "fake"], map(path.joinpath, _CIPLAB_FOLDERS), strict=True))
-    faces = _load(path, folders, on_error)
+    faces, left_out = _load(path, folders, on_error)
+    if left_out:
+        warnings.warn(left_out, stacklevel=_STACKLEVEL)
 
     n = len(faces.data)
     faces.difficulty = np.full(n, "", dtype=object)
@@ -300,125 +304,8 @@ def load_real_and_fake_faces(root: str | os.PathLike[str], *, on_error: str = "r
         warnings.warn(
             "The names of these fakes do not tell which parts of the face were replaced, so "
             f"their replaced_parts are all False: {', '.join(malformed)}",
-            UserWarning,
-            stacklevel=3,  # this, validate_params, the caller
+            stacklevel=_STACKLEVEL,
         )
     n_real, n_fake = np.bincount(faces.target)
     faces.DESCR = _CIPLAB_DESCR.format(n_real=n_real, n_fake=n_fake, root=path)
     return faces
-
-
-def _splice(
-    crop: np.ndarray, tile: np.ndarray, corner: tuple[int, int], rng: np.random.RandomState
-) -> tuple[np.ndarray, np.ndarray]:
-    """Paste a piece of the tile into a crop of it, which has its upper left corner at `corner`."""
-    size = len(crop)
-    half_y, half_x = rng.uniform(0.25, 0.35, size=2) * size
-    y, x = rng.uniform(0.37, 0.63, size=2) * size
-    rows, columns = np.mgrid[:size, :size] + 0.5
-    radius = np.hypot((rows - y) / half_y, (columns - x) / half_x)
-    alpha = np.clip((1 - radius) / 0.2, 0, 1)[..., np.newaxis]
-
-    # Of several places to copy from, the one farthest from where the piece goes.
-    places = rng.uniform(0.25, 0.75, size=(8, 2)) * tile.shape[:2]
-    from_y, from_x = places[np.argmax(np.hypot(*(places - corner - (y, x)).T))]
-    # A piece may reach over the tile's edge: it is mirrored there, never the neighbour shown.
-    margin = size // 2
-    padded = np.pad(tile, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
-    angle, scale = rng.uniform(-0.4, 0.4), rng.uniform(1.2, 1.6)
-    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
-    from_y, from_x = margin + from_y - sin * x - cos * y, margin + from_x - cos * x + sin * y
-    piece = Image.fromarray(padded).transform(
-        (size, size),
-        Image.Transform.AFFINE,
-        (cos, -sin, from_x, sin, cos, from_y),
-        Image.Resampling.BICUBIC,
-    )
-    pasted = np.asarray(piece) * rng.uniform(0.95, 1.05, size=3) + rng.uniform(-5, 5, size=3)
-    pasted = np.clip(pasted + rng.normal(0, 17, size=crop.shape), 0, 255)
-    return np.rint(crop * (1 - alpha) + pasted * alpha).astype(np.uint8), alpha[..., 0] > 0
-
-
-@validate_params(
-    {
-        "n_samples": [Interval(Integral, 2, None, closed="left")],
-        "image_size": [Interval(Integral, 32, _TILE_WIDTH, closed="both")],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
-)
-def make_spliced_photos(
-    n_samples: int = 400, *, image_size: int = 96, random_state: Any = None
-) -> Bunch:
-    """Make photographs, half of them with a piece of the same photograph pasted in.
-
-    A toy task to try the package with, no benchmark: the two photographs that scikit-learn ships
-    are cut into 30 tiles, and every image, genuine or spliced, shows pixels of one tile only.
-
-    Parameters
-    ----------
-    n_samples : int, default=400
-        Number of images, at least 2. From 60 on every group holds both classes.
-    image_size : int, default=96
-        Height and width of the images in pixels, from 32 to 128.
-    random_state : int, RandomState instance or None, default=None
-        Pass an int for the same images in every call.
-
-    Returns
-    -------
-    photos : :class:`~sklearn.utils.Bunch`
-        data : ndarray of shape (n_samples, image_size, image_size, 3), dtype uint8
-            The images, RGB.
-        target : ndarray of shape (n_samples,), dtype int64
-            0 for genuine, 1 for spliced; of an odd number one more is genuine.
-        target_names : ndarray of shape (2,), dtype object
-            "genuine" and "spliced".
-        groups : ndarray of shape (n_samples,), dtype int64
-            Number of the tile, 0 to 29.
-        masks : ndarray of shape (n_samples, image_size, image_size), dtype bool
-            Where the pasted piece is, its soft edge included. All False for genuine images.
-        DESCR : str
-            Description of how the images are made.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is out of its range.
-
-    Examples
-    --------
-    >>> from sklearn_dfd.datasets import make_spliced_photos
-    >>> photos = make_spliced_photos(60, random_state=0)
-    >>> photos.data.shape, photos.target.sum(), len(set(photos.groups))
-    ((60, 96, 96, 3), np.int64(30), 30)
-    """
-    rng = check_random_state(random_state)
-    photos = np.stack(load_sample_images().images)[:, : 3 * _TILE_HEIGHT]
-    tiles = photos.reshape(2, 3, _TILE_HEIGHT, 5, _TILE_WIDTH, 3).swapaxes(2, 3)
-    tiles = tiles.reshape(-1, _TILE_HEIGHT, _TILE_WIDTH, 3)
-    # Genuine and spliced in turn, two of a tile together, each tile once before any comes again.
-    groups = np.resize(rng.permutation(len(tiles)), (n_samples + 1) // 2).repeat(2)[:n_samples]
-    order = rng.permutation(n_samples)
-    target, groups = order % 2, groups[order]
-
-    data = np.empty((n_samples, image_size, image_size, 3), dtype=np.uint8)
-    masks = np.zeros((n_samples, image_size, image_size), dtype=bool)
-    for row, tile in enumerate(tiles[groups]):
-        top = rng.randint(_TILE_HEIGHT - image_size + 1)
-        left = rng.randint(_TILE_WIDTH - image_size + 1)
-        image, mask = tile[top : top + image_size, left : left + image_size], masks[row]
-        if target[row]:
-            image, mask = _splice(image, tile, (top, left), rng)
-        mirror = slice(None, None, rng.choice([-1, 1]))
-        data[row], masks[row] = image[:, mirror], mask[:, mirror]
-    n_spliced = target.sum()
-    return Bunch(
-        data=data,
-        target=target.astype(np.int64),
-        target_names=np.array(["genuine", "spliced"], dtype=object),
-        groups=groups.astype(np.int64),
-        masks=masks,
-        DESCR=_SPLICED_DESCR.format(
-            n_genuine=n_samples - n_spliced, n_spliced=n_spliced, n_groups=len(np.unique(groups))
-        ),
-    )

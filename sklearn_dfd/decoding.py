@@ -1,0 +1,299 @@
+"""From bytes, PIL images and arrays to upright RGB pixels, and all that can be wrong with them.
+
+`content_digest` knows an image again, `check_header` looks at it cheaply, and `load_rgb` gives the
+pixels. Each says what is wrong in a short sentence that leaves out which image it is: the caller
+knows.
+"""
+
+import io
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from hashlib import blake2b
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+#: The content of an image file, or an image in memory.
+RawImage: TypeAlias = bytes | Image.Image | np.ndarray
+
+#: Shortest side, in pixels, of an image: a single row or column, as of a tracking pixel, shows
+#: nothing.
+MIN_SIDE = 2
+
+#: What a person may pass, for messages.
+AN_IMAGE_IS = (
+    "an image is a path, a PIL image, a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) or "
+    "(H, W, 4), or the bytes of an image file"
+)
+
+#: Formats never opened: EPS starts Ghostscript and WMF Windows' own renderer on bytes that nobody
+#: vouches for, and IPTC is an envelope that may hold either.
+_REFUSED_FORMATS = frozenset({"EPS", "IPTC", "WMF"})
+
+_TRANSPOSE: dict[Any, Image.Transpose] = {  # EXIF orientation -> what puts the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Loading, which fills a PIL image in place, is not safe in two threads at once, and one image may
+# stand in several rows. One lock for all: whoever passes PIL images has mostly decoded them.
+_loading = threading.Lock()
+
+
+def check_array(image: np.ndarray, *, n_axes: int, name: str) -> None:
+    """Check dtype and shape of one image (two axes without channels) or of many (three)."""
+    if image.dtype != np.uint8:
+        raise TypeError(
+            f"{name} is an array of {image.dtype}, uint8 from 0 to 255 is expected; convert values "
+            "from 0 to 1 with np.rint(255 * X).astype(np.uint8)"
+        )
+    if image.ndim == n_axes + 1 and image.shape[-1] not in (1, 3, 4):
+        first = n_axes - 2
+        channels_first = image.shape[first] in (1, 3, 4)
+        raise ValueError(
+            f"{name} has shape {image.shape}, {image.shape[-1]} channels on its last axis where 1, "
+            "3 or 4 are expected"
+            + (f"; channels come last: np.moveaxis(X, {first}, -1)" if channels_first else "")
+        )
+    if image.ndim not in (n_axes, n_axes + 1):
+        raise ValueError(f"{name} has shape {image.shape}; {AN_IMAGE_IS}")
+
+
+def content_digest(raw: RawImage) -> bytes:
+    """Digest what an image shows, to know it again under another name.
+
+    Parameters
+    ----------
+    raw : bytes, PIL image or ndarray
+        The content of an image file, or an image in memory.
+
+    Returns
+    -------
+    digest : bytes of length 16
+        BLAKE2b of encoded bytes as they are, since decoding would cost a hundred times as much,
+        and of the size and pixels that `to_rgb` gives for everything else: two of them have one
+        digest exactly if they show the same picture.
+
+    Raises
+    ------
+    ValueError
+        If a PIL image cannot be decoded.
+    """
+    if isinstance(raw, bytes):
+        return blake2b(raw, digest_size=16).digest()
+    image = to_rgb(raw)
+    # `person` keeps pixels apart from a file that happens to hold the same bytes.
+    digest = blake2b(repr(image.size).encode(), digest_size=16, person=b"RGB pixels")
+    digest.update(image.tobytes())
+    return digest.digest()
+
+
+def check_header(raw: RawImage) -> None:
+    """Check cheaply what can be checked without decoding, before hours are spent on the rest.
+
+    Parameters
+    ----------
+    raw : bytes, PIL image or ndarray
+        The content of an image file, or an image in memory.
+
+    Raises
+    ------
+    ValueError
+        If the bytes begin no known image format, a side is shorter than `MIN_SIDE`, the image has
+        more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` or its values have no defined white level.
+    """
+    _open(raw)
+
+
+def to_rgb(raw: RawImage) -> Image.Image:
+    """Decode an image to RGB, upright, eight bits a channel.
+
+    Transparency is dropped, not blended; of an animation this is the first frame; 16-bit grey
+    is scaled by 1 / 257 and rounded.
+
+    Parameters
+    ----------
+    raw : bytes, PIL image or ndarray
+        The content of an image file, or an image in memory. It is not modified, save
+        that a PIL image still to be read from its file is read.
+
+    Returns
+    -------
+    image : PIL image of mode RGB
+        A new image, without metadata.
+
+    Raises
+    ------
+    ValueError
+        If `check_header` does, or the image data are truncated or damaged.
+    """
+    image = _open(raw)
+    with _guarded(), _loading if image is raw else nullcontext():
+        image.load()
+        transpose = _transpose_of(image)  # after loading: TIFF turns itself upright there
+        if image is raw:
+            image = image.copy()
+    # Alpha is dropped and the orientation is known: what is left would only make Pillow translate
+    # a transparent colour, with warnings, and make the next reader turn the picture again.
+    image.info = {}
+    if image.mode.startswith("I"):
+        image = _scaled_to_8_bits(image)
+    with _guarded():
+        if image.mode == "La":  # the one mode that Pillow converts to nothing but its neighbour
+            image = image.convert("LA")
+        image = image.convert("RGB")
+        return image if transpose is None else image.transpose(transpose)
+
+
+def load_rgb(raw: RawImage, image_size: int) -> np.ndarray:
+    """Decode an image and squash it to a square.
+
+    Parameters
+    ----------
+    raw : bytes, PIL image or ndarray
+        The content of an image file, or an image in memory.
+    image_size : int
+        Side of the square in pixels.
+
+    Returns
+    -------
+    pixels : ndarray of shape (image_size, image_size, 3) and dtype uint8
+        Scaled with Pillow's antialiased bilinear filter; C-contiguous and writable.
+
+    Raises
+    ------
+    ValueError
+        If `to_rgb` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_dfd.decoding import load_rgb
+    >>> load_rgb(np.full((480, 640), 7, np.uint8), 224)[0, 0]
+    array([7, 7, 7], dtype=uint8)
+    """
+    image = to_rgb(raw)
+    if image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.array(image)
+
+
+def _open(raw: RawImage) -> Image.Image:
+    """Give a PIL image, not decoded yet, that passed the checks of `check_header`."""
+    if isinstance(raw, bytes):
+        image = _open_bytes(raw)
+    elif isinstance(raw, np.ndarray):
+        check_array(raw, n_axes=2, name="it")
+        _check_side(raw.shape[1], raw.shape[0])
+        pixels = raw[..., :3] if raw.ndim == 3 and raw.shape[-1] > 1 else raw.reshape(raw.shape[:2])
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+    else:
+        image = raw
+    _check_side(image.width, image.height)
+    if image.mode == "F":
+        raise _no_white_level("floating point")
+    return image
+
+
+def _open_bytes(raw: bytes) -> Image.Image:
+    with _guarded():
+        Image.preinit()  # the common formats come first, as Image.open tries them
+        Image.init()
+        formats = [name for name in Image.ID if name not in _REFUSED_FORMATS]
+        image = Image.open(io.BytesIO(raw), formats=formats)
+    # Pillow itself only warns up to twice the limit.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise _too_large(f"{image.width}x{image.height} pixels")
+    return image
+
+
+def _check_side(width: int, height: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(
+            f"the image is {width}x{height} pixels, each side must have at least {MIN_SIDE}"
+        )
+
+
+def _transpose_of(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TRANSPOSE.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # a photograph with damaged metadata is still a photograph
+        return None
+
+
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise _no_white_level("beyond 16 bits")
+    # 257 is odd, so that no value lies halfway and adding half of it rounds exactly
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _no_white_level(values: str) -> ValueError:
+    return ValueError(f"its values are {values}, with no defined white level: save it as 8 bits")
+
+
+def _too_large(size: str) -> ValueError:
+    return ValueError(
+        f"the image is too large ({size}; PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}, "
+        "raise it for files that you trust)"
+    )
+
+
+def brief(error: Exception) -> str:
+    """Say on one line what an exception says, with its type."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}".removesuffix(": ")
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Silence Pillow, and turn whatever it raises on hostile bytes into a reason."""
+    try:
+        with _pillow_silenced():
+            yield
+    except UnidentifiedImageError:
+        raise ValueError("the bytes are of no image format that can be read") from None
+    except Image.DecompressionBombError as error:
+        raise _too_large(str(error)) from None
+    except Exception as error:
+        raise ValueError(f"the image data are truncated or damaged ({brief(error)})") from error
+
+
+# Up to Python 3.13 `warnings.catch_warnings` replaces the filters of the whole process; where two
+# threads overlap in it, the second to leave restores what the first had set. So the first thread
+# in sets the filter for all, and the last one out takes it back.
+_silence = ExitStack()
+_silence_lock = threading.Lock()
+_n_silenced = 0
+
+
+@contextmanager
+def _pillow_silenced() -> Iterator[None]:
+    global _n_silenced
+    if getattr(sys.flags, "context_aware_warnings", False):  # each thread has filters of its own
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+        return
+    with _silence_lock:
+        if _n_silenced == 0:
+            _silence.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _n_silenced += 1
+    try:
+        yield
+    finally:
+        with _silence_lock:
+            _n_silenced -= 1
+            if _n_silenced == 0:
+                _silence.close()
