@@ -15,6 +15,9 @@ extensions = [
 autosummary_generate = True
 numpydoc_show_class_members = False
 myst_heading_anchors = 3
+# docstrings inherited from scikit-learn refer to sections of its own guide
+suppress_warnings = ["ref.ref"]
 exclude_patterns = ["_build"]
+html_title = project
 html_theme = "pydata_sphinx_theme"
 html_theme_options = {"show_toc_level": 2}

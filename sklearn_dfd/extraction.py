@@ -125,8 +125,9 @@ class Extraction:
             self.features[rows_of.pop(key)] = row
 
     def _claimed_batches(self, owner, batch_size):
-        """Yield batches of keys that are ours to compute; empty ones while others compute."""
+        """Yield batches of keys that are ours to compute; an empty one where all are others'."""
         todo = deque(self.missing)
+        fruitless = 0  # keys in a row that others hold, and have not computed yet
         while todo:
             chunk = [todo.popleft() for _ in range(min(_CHUNK, len(todo)))]
             ours = self.store.claim(chunk, owner)
@@ -134,11 +135,12 @@ class Extraction:
             for start in range(0, len(mine), batch_size):
                 yield mine[start : start + batch_size]
             others = {key: self.missing[key] for key in chunk if key not in ours}
-            if others:
-                self._fill(others)
-                todo.extend(others)
-                if not mine and len(todo) == len(others):
-                    yield []
+            self._fill(others)
+            todo.extend(others)
+            fruitless = fruitless + len(others) if len(others) == len(chunk) else 0
+            if todo and fruitless >= len(todo):
+                fruitless = 0
+                yield []
 
     def _place(self, batch, outcome, rows):
         """Put computed rows where they belong; return them with the keys to keep them by."""

@@ -18,9 +18,10 @@ from sklearn.utils.estimator_checks import check_estimator
 from torchvision import transforms
 from torchvision.models import mobilenet_v2
 
-from sklearn_dfd import MobileNetV2Features, extraction
+from sklearn_dfd import MobileNetV2Features, extraction, features
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore
 from sklearn_dfd.images import ImageError
+from sklearn_dfd.mobilenet import architecture
 
 SIZE = 64
 
@@ -473,3 +474,63 @@ def test_a_store_that_is_a_file(pixels, extractor, tmp_path):
     (tmp_path / "store").write_text("not a directory")
     with pytest.raises(NotADirectoryError, match="store"):
         extractor.set_params(memory=tmp_path / "store").fit_transform(pixels)
+
+
+# ---- states that must not matter ----
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda: torch.device("meta"),
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    ],
+    ids=["meta", "inference_mode", "autocast"],
+)
+def test_what_the_caller_switched_on_in_torch_does_not_matter(pixels, extractor, state):
+    expected = extractor.fit_transform(pixels)
+    IN_PROCESS.clear()
+    features._trunk.cache_clear()
+    with state():
+        rows = clone(extractor).fit(pixels).transform(pixels)
+    np.testing.assert_array_equal(rows, expected)
+
+
+def test_default_dtype_does_not_matter(pixels, extractor):
+    expected = extractor.fit_transform(pixels)
+    IN_PROCESS.clear()
+    features._trunk.cache_clear()
+    architecture.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        rows = clone(extractor).fit(pixels).transform(pixels)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(rows, expected)
+
+
+def test_a_layer_set_after_fit_waits_for_the_next_fit(pixels, extractor):
+    expected = extractor.fit_transform(pixels)
+    extractor.set_params(layer="pool")
+    np.testing.assert_array_equal(extractor.transform(pixels), expected)
+    assert len(extractor.get_feature_names_out()) == expected.shape[1]
+    assert extractor.fit_transform(pixels).shape == (9, 1280)
+
+
+def test_input_features_are_counted_where_x_is_a_table(files, extractor):
+    extractor.fit(pd.DataFrame({"path": files}))
+    assert extractor.n_features_in_ == 1 and list(extractor.feature_names_in_) == ["path"]
+    extractor.fit(np.array(files, dtype=object)[:, None])
+    assert extractor.n_features_in_ == 1 and not hasattr(extractor, "feature_names_in_")
+    extractor.fit(files)
+    assert not hasattr(extractor, "n_features_in_")
+
+
+def test_the_warning_lists_all_images_that_cannot_be_used(pixels, extractor):
+    missing = [f"missing {i} ü.jpg" for i in range(15)]
+    extractor.set_params(on_error="nan")
+    with pytest.warns(UserWarning) as caught:
+        extractor.fit_transform([*missing, pixels[0]])
+    for name in missing:
+        assert name in str(caught[0].message)
