@@ -33,7 +33,7 @@ parser.add_argument(
     "ones, or a file with a state dict of torchvision's mobilenet_v2",
 )
 parser.add_argument("--output", type=Path, default=Path("output"), help="folder to write to")
-parser.add_argument("--n-samples", type=int, help="photographs (default: 400, random: 500)")
+parser.add_argument("--n-samples", type=int, default=400, help="photographs (default: 400)")
 args = parser.parse_args()
 args.output.mkdir(parents=True, exist_ok=True)
 start = perf_counter()
@@ -67,7 +67,7 @@ except WeightsError as error:
 # --------------------------------------
 # All photographs of one place are a group. A quarter of the places is put aside until the end.
 
-photos = make_spliced_photos(args.n_samples or (400 if weights else 500), random_state=0)
+photos = make_spliced_photos(args.n_samples, random_state=0)
 splitter = GroupShuffleSplit(n_splits=1, test_size=0.25, random_state=0)
 train, test = next(splitter.split(photos.data, groups=photos.groups))
 X, y, groups = photos.data[train], photos.target[train], photos.groups[train]

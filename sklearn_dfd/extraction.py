@@ -7,6 +7,7 @@ module knows images and stores; the network is a function from pixels to rows.
 import time
 import warnings
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 
 import numpy as np
@@ -49,7 +50,7 @@ class Extraction:
     def __init__(self, images, width, recipe, store, pool):
         self.images = images
         self.recipe = recipe
-        self.store = store
+        self.store = _usable(store)
         self.pool = pool
         self.features = np.empty((len(images), width), dtype=np.float32)
         self.missing: dict[bytes, list[int]] = {}
@@ -113,7 +114,7 @@ class Extraction:
                     break
                 if len(claimed) >= _CHUNK or not running:
                     # also before waiting: others may wait for these
-                    self._keep(done)
+                    self._keep(done, owner)
                     self.store.release(owner, claimed)
                     done, claimed = [], []
         finally:
@@ -130,7 +131,7 @@ class Extraction:
         fruitless = 0  # keys in a row that others hold, and have not computed yet
         while todo:
             chunk = [todo.popleft() for _ in range(min(_CHUNK, len(todo)))]
-            ours = self.store.claim(chunk, owner)
+            ours = self._claim(chunk, owner)
             mine = [key for key in chunk if key in ours]
             for start in range(0, len(mine), batch_size):
                 yield mine[start : start + batch_size]
@@ -156,18 +157,42 @@ class Extraction:
             done.append((row_key(result, self.recipe), row))
         return done
 
-    def _keep(self, done):
-        """Add rows to the store; where it cannot be written, say so and go on without."""
+    def _claim(self, keys, owner):
+        try:
+            return self.store.claim(keys, owner)
+        except OSError as error:
+            self._go_on_without(error, owner)
+            return self.store.claim(keys, owner)
+
+    def _keep(self, done, owner):
+        """Add rows to the store; where it cannot be written, keep them in this process."""
         if not done:
             return
+        keys, rows = zip(*done, strict=True)
         try:
-            self.store.add(*zip(*done, strict=True))
+            self.store.add(keys, rows)
         except OSError as error:
-            self.store = without(error)
+            self._go_on_without(error, owner)
+            self.store.add(keys, rows)
+
+    def _go_on_without(self, error, owner):
+        with suppress(OSError):  # nobody should wait for what will not come
+            self.store.release(owner)
+        self.store = _stand_in(error)
 
 
-def without(error):
-    """Say that a store cannot be used, and return one that stands in for it."""
+def _usable(store):
+    """Return the store, or what stands in for one that this machine cannot write to."""
+    try:
+        store.release(new_owner())  # writes nothing, but would have to be able to
+    except NotADirectoryError:
+        raise  # no store can be meant
+    except OSError as error:
+        return _stand_in(error)
+    return store
+
+
+def _stand_in(error):
     warnings.warn(f"{error}; features are kept in this process only.", stacklevel=2)
     return IN_PROCESS
 

@@ -250,8 +250,9 @@ class FeatureStore:
         with self._open() as database, database:
             database.execute("BEGIN IMMEDIATE")
             database.execute("DELETE FROM claims WHERE until < ?", (now,))
-            for (other,) in database.execute("SELECT DISTINCT owner FROM claims").fetchall():
-                if _has_ended(other.decode()):
+            for (name,) in database.execute("SELECT DISTINCT owner FROM claims").fetchall():
+                other = name.decode()  # to be compared as a text again
+                if _has_ended(other):
                     database.execute("DELETE FROM claims WHERE owner = ?", (other,))
             database.executemany(
                 "INSERT OR IGNORE INTO claims SELECT ?1, ?2, ?3 "

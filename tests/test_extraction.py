@@ -91,17 +91,21 @@ def extract(images, run, store, *, batch_size=4, go_on=False, n_threads=2):
     return extraction
 
 
-def at_once(monkeypatch, *jobs):
-    """Results of functions run by threads of their own, within reason."""
+@pytest.fixture(autouse=True)
+def no_endless_waiting(monkeypatch):
+    """End those that would wait for each other for ever, so that no thread is left behind."""
     deadline = time.monotonic() + PATIENCE
     for cls in (MemoryStore, FeatureStore):
 
         def claim(self, keys, owner, original=cls.claim):
-            # those that would wait for each other for ever end here, and leave no thread behind
             assert time.monotonic() < deadline, "nobody gets any further"
             return original(self, keys, owner)
 
         monkeypatch.setattr(cls, "claim", claim)
+
+
+def at_once(*jobs):
+    """Results of functions run by threads of their own, within reason."""
     with ThreadPoolExecutor(len(jobs)) as threads:
         futures = [threads.submit(job) for job in jobs]
         return [future.result(timeout=2 * PATIENCE) for future in futures]
@@ -251,7 +255,7 @@ def test_network_that_fails_gives_its_claims_up(files, pixels, store):
 
 
 @pytest.mark.parametrize("batch_size", [4, 64])
-def test_two_threads_share_the_work(files, pixels, store, batch_size, monkeypatch):
+def test_two_threads_share_the_work(files, pixels, store, batch_size):
     network = Network(0.002)
     together = threading.Barrier(2)
 
@@ -259,14 +263,14 @@ def test_two_threads_share_the_work(files, pixels, store, batch_size, monkeypatc
         together.wait(PATIENCE)
         return extract(files, network, store, batch_size=batch_size)
 
-    for done in at_once(monkeypatch, job, job):
+    for done in at_once(job, job):
         np.testing.assert_array_equal(done.features, rows_of(pixels))
         assert done.failures == {}
     network.assert_saw_once(pixels)
 
 
 @pytest.mark.parametrize("n_threads", [2, 4])
-def test_threads_that_hold_many_images_do_not_wait_for_each_other(store, n_threads, monkeypatch):
+def test_threads_that_hold_many_images_do_not_wait_for_each_other(store, n_threads):
     """Each is asked for more than it has claimed, while the others hold the rest."""
     pixels = make_pixels(900)
     network = Network(0.002)
@@ -277,16 +281,15 @@ def test_threads_that_hold_many_images_do_not_wait_for_each_other(store, n_threa
         return extract(pixels, network, store, batch_size=32)
 
     start = time.monotonic()
-    for done in at_once(monkeypatch, *[job] * n_threads):
+    for done in at_once(*[job] * n_threads):
         np.testing.assert_array_equal(done.features, rows_of(pixels))
     network.assert_saw_once(pixels)
     assert time.monotonic() - start < PATIENCE
 
 
-def test_threads_that_come_from_both_ends(files, pixels, store, monkeypatch):
+def test_threads_that_come_from_both_ends(files, pixels, store):
     network = Network(0.002)
     forwards, backwards = at_once(
-        monkeypatch,
         lambda: extract(files, network, store),
         lambda: extract(files[::-1], network, store),
     )
@@ -295,20 +298,18 @@ def test_threads_that_come_from_both_ends(files, pixels, store, monkeypatch):
     network.assert_saw_once(pixels)
 
 
-def test_store_too_small_to_share_by(files, pixels, monkeypatch):
+def test_store_too_small_to_share_by(files, pixels):
     store = MemoryStore(10 * WIDTH * 4)
     network = Network(0.001)
     job = lambda: extract(files, network, store)  # noqa: E731
-    for done in at_once(monkeypatch, job, job):
+    for done in at_once(job, job):
         np.testing.assert_array_equal(done.features, rows_of(pixels))
     assert set(network.seen) == {image.tobytes() for image in pixels}
     assert store.info()["n_rows"] == 10
 
 
 @pytest.mark.parametrize("go_on", [False, True])
-def test_failure_in_one_thread_does_not_hold_up_another(
-    files, bad_files, pixels, store, go_on, monkeypatch
-):
+def test_failure_in_one_thread_does_not_hold_up_another(files, bad_files, pixels, store, go_on):
     """The first takes the bad image on, fails, and must leave the rest to the second."""
     started, network = threading.Event(), Network(0.002)
 
@@ -324,7 +325,7 @@ def test_failure_in_one_thread_does_not_hold_up_another(
         return extract([*files, bad_files["truncated"]], run, store, go_on=True)
 
     begin = time.monotonic()
-    failed, complete = at_once(monkeypatch, first, second)
+    failed, complete = at_once(first, second)
     assert time.monotonic() - begin < PATIENCE
     assert sorted(failed.failures) == [6]
     assert sorted(complete.failures) == [150]
@@ -332,7 +333,7 @@ def test_failure_in_one_thread_does_not_hold_up_another(
     network.assert_saw_once(pixels)
 
 
-def test_claim_of_one_that_lives_is_waited_for(files, pixels, store, monkeypatch):
+def test_claim_of_one_that_lives_is_waited_for(files, pixels, store):
     with ThreadPoolExecutor(1) as pool:
         survey = Extraction(files[:20], WIDTH, RECIPE, store, pool)
         survey.survey()
@@ -351,7 +352,7 @@ def test_claim_of_one_that_lives_is_waited_for(files, pixels, store, monkeypatch
         store.release(owner)
         return seen
 
-    done, seen = at_once(monkeypatch, lambda: extract(files[:20], network, store), other)
+    done, seen = at_once(lambda: extract(files[:20], network, store), other)
     assert seen == 12
     # five rows are the other's; three it gave up
     network.assert_saw_once(pixels[5:20])
@@ -369,14 +370,14 @@ def claim_all(files, directory, owner):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs process ids that can be asked for")
-def test_claim_of_a_process_that_ended_lapses(files, pixels, tmp_path, monkeypatch):
+def test_claim_of_a_process_that_ended_lapses(files, pixels, tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait(PATIENCE)
     node, _, name = new_owner().rsplit(" ", 2)
     store = claim_all(files[:10], tmp_path / "store", f"{node} {child.pid} {name}")
     network = Network()
     start = time.monotonic()
-    at_once(monkeypatch, lambda: extract(files[:10], network, store))
+    extract(files[:10], network, store)
     assert time.monotonic() - start < 5
     network.assert_saw_once(pixels[:10])
 
@@ -467,7 +468,7 @@ def test_two_processes_share_the_work(files, pixels, tmp_path, start_child):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
-def test_killed_halfway(files, pixels, tmp_path, start_child, monkeypatch):
+def test_killed_halfway(files, pixels, tmp_path, start_child):
     store = FeatureStore(tmp_path / "store")
     child = start_child(files, store, 0.02, tmp_path / "never.npy")
     go(child)
@@ -485,7 +486,7 @@ def test_killed_halfway(files, pixels, tmp_path, start_child, monkeypatch):
     assert len(left) == 150 - n_kept > 0
     network = Network()
     start = time.monotonic()
-    (done,) = at_once(monkeypatch, lambda: extract(files, network, store))
+    done = extract(files, network, store)
     assert time.monotonic() - start < 5  # the lease of the dead is not waited for
     network.assert_saw_once(pixels[left])
     np.testing.assert_array_equal(done.features, rows_of(pixels))
@@ -614,7 +615,7 @@ def test_full_store_does_not_hold_up_others(files, pixels, tmp_path, monkeypatch
         patch.setattr(FeatureStore, "add", full)
         with pytest.warns(UserWarning, match="disk is full"):
             extract(files[:10], Network(), store)
-    (done,) = at_once(monkeypatch, lambda: extract(files[:10], network, store))
+    done = extract(files[:10], network, store)
     np.testing.assert_array_equal(done.features, rows_of(pixels[:10]))
     network.assert_saw_once(pixels[:10])
     assert store.info()["n_rows"] == 10
