@@ -251,10 +251,10 @@ def test_dropout_draws_from_its_own_generator_alone():
 def test_every_dropout_of_a_tail_draws_from_the_generator_it_is_given(arrays):
     tail = make_tail(arrays, "pool", hidden=(6, 5, 4), dropout=0.25)
     generator = torch.Generator().manual_seed(0)
-    tail.set_dropout(0.2, generator)
+    tail.set_dropout(0.4, generator)
     layers = [module for module in tail.modules() if isinstance(module, Dropout)]
     assert len(layers) == 3
-    assert all(module.generator is generator and module.p == 0.25 for module in layers)
+    assert all(module.generator is generator and module.p == 0.4 for module in layers)
 
 
 def test_training_of_a_tail_drops_and_repeats(arrays):
