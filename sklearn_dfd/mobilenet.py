@@ -161,8 +161,8 @@ class Trunk(nn.Module):
 def optimize_for_cpu(trunk):
     """Let torch fuse and lay out a trunk for inference on the CPU.
 
-    ReLU6 and sums join the convolutions, and weights and maps take the blocked layout of oneDNN:
-    half as fast again, and equal to a few units in the last place. TorchScript, which does this,
+    ReLU6 and sums join the convolutions, and weights and maps take the blocked layout of oneDNN.
+    The features are equal to a few units in the last place. TorchScript, which does this,
     is deprecated; where it is gone, the trunk stays as it is.
     """
     if not hasattr(torch.jit, "optimize_for_inference"):
