@@ -1,22 +1,18 @@
-"""The tail: the blocks after the trunk and a new head; faster than torch's in evaluation.
+"""The tail: the blocks after the trunk and a new head.
 
-Training runs torchvision's modules as they are: most of it is matrix products already. In
-evaluation on the CPU the maps of a batch lie channel by channel, as a matrix of (channels,
-rows x pixels). A 1x1 convolution is then one matrix product, with BatchNorm folded into it, and a
-depthwise convolution on a small map is a product with one small matrix a channel.
+The parameters and their modules are torchvision's; on the CPU the blocks are run with their maps
+in channels-last order from end to end. Convolutions are then close to the speed of plain matrix
+products. That order must hold backwards too: a single gradient in the other one, as torch's
+average pool gives it, is copied again and again from there on.
 """
 
 import copy
-from functools import lru_cache
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from sklearn_dfd.mobilenet import POOLED_WIDTH, architecture, load_blocks
-
-# up to this side a depthwise convolution is faster as a product with a (pixels x pixels) matrix
-_MATRIX_SIDE = 8
 
 
 class Tail(nn.Module):
@@ -87,10 +83,10 @@ class Tail(nn.Module):
         """Logits of shape (n_rows, n_classes) for rows of features (n_rows, width)."""
         if self.features is not None:
             maps = X.unflatten(1, self.input_shape)
-            if self.training or X.device.type != "cpu":
-                X = self.features(maps).mean((2, 3))
+            if X.device.type == "cpu":
+                X = _pooled(self.features, maps, self.training)
             else:
-                X = _as_matrix_products(self.features, maps)
+                X = self.features(maps).mean((2, 3))
         return self.head(X)
 
 
@@ -114,18 +110,17 @@ class Dropout(nn.Module):
         return x * mask.div_(1 - self.p)
 
 
-def _as_matrix_products(blocks, maps):
-    """Run blocks in evaluation mode on matrices of (channels, rows x pixels), and average."""
-    n_rows, channels, side, _ = maps.shape
-    x = maps.transpose(0, 1).reshape(channels, -1)
+def _pooled(blocks, maps, training):
+    """Run blocks on maps in channels-last order, and average over the pixels."""
+    x = maps.contiguous(memory_format=torch.channels_last)
+    unit = _trained_unit if training else _folded_unit
     for block in blocks:
-        y, y_side = x, side
+        y = x
         for convolution, norm, clamped in _units(block):
-            y, y_side = _unit(convolution, norm, y, n_rows, y_side)
-            if clamped:
-                y = F.relu6(y, inplace=True)
-        x, side = (x + y if getattr(block, "use_res_connect", False) else y), y_side
-    return x.reshape(len(x), n_rows, -1).mean(2).T
+            y = unit(convolution, norm, clamped, y)
+        x = x + y if getattr(block, "use_res_connect", False) else y
+    # unlike that of a mean, the gradient of a sum is a view
+    return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
 
 
 def _units(block):
@@ -136,28 +131,50 @@ def _units(block):
             yield layer, layers[i + 1], i + 2 < len(layers) and isinstance(layers[i + 2], nn.ReLU6)
 
 
-def _unit(convolution, norm, x, n_rows, side):
+def _trained_unit(convolution, norm, clamped, x):
+    """Convolve and normalise by the statistics of the batch."""
+    x = convolution(x)
+    if not clamped:
+        return norm(x)
+    norm.num_batches_tracked.add_(1)
+    return _NormClamp.apply(
+        x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
+    )
+
+
+def _folded_unit(convolution, norm, clamped, x):
     """Convolve and normalise in one: BatchNorm in evaluation mode is an affine map."""
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    shift = (norm.bias - norm.running_mean * scale).unsqueeze(1)
-    weight = convolution.weight * scale.reshape(-1, 1, 1, 1)
-    if convolution.kernel_size == (1, 1):
-        return torch.addmm(shift, weight.flatten(1), x), side
-    channels, stride = len(x), convolution.stride[0]
-    if side <= _MATRIX_SIDE:
-        placement = _placement(side, stride).to(weight.dtype)
-        matrices = (weight.flatten(1) @ placement).reshape(channels, side**2, -1)
-        y, side = torch.bmm(x.reshape(channels, n_rows, -1), matrices), -(-side // stride)
-    else:
-        maps = x.reshape(channels, n_rows, side, side).transpose(0, 1)
-        y = F.conv2d(maps, weight, stride=stride, padding=1, groups=channels).transpose(0, 1)
-        side = y.shape[-1]
-    return y.reshape(channels, -1).add_(shift), side
+    x = F.conv2d(
+        x,
+        convolution.weight * scale.reshape(-1, 1, 1, 1),
+        norm.bias - norm.running_mean * scale,
+        convolution.stride,
+        convolution.padding,
+        groups=convolution.groups,
+    )
+    return F.relu6(x, inplace=True) if clamped else x
 
 
-@lru_cache(maxsize=16)
-def _placement(side, stride):
-    """Where each of 3x3 weights stands in the (pixels in, pixels out) matrix, flattened."""
-    with torch.inference_mode(False):
-        pixels = torch.eye(side * side, dtype=torch.float32).reshape(-1, 1, side, side)
-        return F.unfold(pixels, 3, padding=1, stride=stride).transpose(0, 1).flatten(1).contiguous()
+class _NormClamp(torch.autograd.Function):
+    """BatchNorm in training and ReLU6, by torch's own kernels and with half of their memory."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
+        y, mean, invstd = torch.native_batch_norm(
+            x, weight, bias, running_mean, running_var, True, momentum, eps
+        )
+        y.clamp_(0, 6)
+        ctx.save_for_backward(x, weight, mean, invstd, y)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, mean, invstd, y = ctx.saved_tensors
+        # y is overwritten: the convolution after it, which kept it too, has had its turn
+        torch.ops.aten.hardtanh_backward.grad_input(gradient, y, 0, 6, grad_input=y)
+        gradients = torch.ops.aten.native_batch_norm_backward(
+            y, x, weight, None, None, mean, invstd, True, ctx.eps, [True, True, True]
+        )
+        return *gradients, None, None, None, None

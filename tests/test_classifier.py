@@ -113,10 +113,26 @@ def assert_same_weights(a, b, atol=0.0):
 # ---- the training step ----
 
 
+class ChannelsLast(torch.nn.Module):
+    def forward(self, x):
+        return x.unflatten(1, (-1, 7, 7)).contiguous(memory_format=torch.channels_last)
+
+
+class Average(torch.nn.Module):
+    """Whose gradient does not lose that order, as AdaptiveAvgPool2d's does."""
+
+    def forward(self, x):
+        return x.sum((2, 3)) / 49
+
+
 @pytest.mark.parametrize("l1_factor", [0.0, 1e-4])
 @pytest.mark.parametrize("layer", [15, 17, 18])
 def test_one_epoch_equals_a_plain_torch_loop(layer, l1_factor, weights_file):
-    """Torchvision's blocks and a head, trained as anybody would."""
+    """Torchvision's blocks and a head, trained as anybody would, with maps in channels-last order.
+
+    In the other order torch rounds differently, and a ReLU6 on the verge switches: where the
+    gradient of a parameter is next to nothing, Adam's step then has the other sign.
+    """
     rng = np.random.default_rng(1)
     X = rng.normal(size=(33, {15: 160, 17: 320, 18: 1280}[layer] * 49)).astype(np.float32)
     y = rng.integers(0, 2, 33)
@@ -139,10 +155,9 @@ def test_one_epoch_equals_a_plain_torch_loop(layer, l1_factor, weights_file):
     for mine, given in zip(head[::2], linear, strict=True):
         mine.load_state_dict(given.state_dict())
     reference = torch.nn.Sequential(
-        torch.nn.Unflatten(1, (-1, 7, 7)),
+        ChannelsLast(),
         *model.features[layer + 1 :],
-        torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(),
+        Average(),
         head,
     ).train()
 

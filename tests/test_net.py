@@ -277,7 +277,7 @@ def test_single_row_joins_for_the_sake_of_batch_norm_alone(make_net, layer, size
     net = make_net(layer)
     rows = make_rows(layer, n_rows=65)
     assert [len(X) for X, _ in net.get_iterator(rows, training=True)] == sizes
-    assert [len(X) for X, _ in net.get_iterator(rows)] == [65]
+    assert [len(X) for X, _ in net.get_iterator(rows)] == [64, 1]
 
 
 def test_iterator_starts_anew_each_epoch(make_net):
@@ -288,11 +288,10 @@ def test_iterator_starts_anew_each_epoch(make_net):
     assert not torch.equal(*epochs)
 
 
-def test_large_batches_are_large_in_evaluation_too(make_net):
-    net = make_net(batch_size=400)
-    assert [len(X) for X, _ in net.get_iterator(make_rows())] == [400, 200]
-    net = make_net(batch_size=1)
-    assert [len(X) for X, _ in net.get_iterator(make_rows())] == [256, 256, 88]
+@pytest.mark.parametrize("batch_size", [1, 400])
+def test_evaluation_has_batches_of_its_own(make_net, batch_size):
+    net = make_net(batch_size=batch_size)
+    assert [len(X) for X, _ in net.get_iterator(make_rows())] == [64] * 9 + [24]
 
 
 # evaluation beside training
