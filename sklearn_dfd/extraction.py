@@ -78,7 +78,7 @@ class Extraction:
                 else:
                     self.missing.setdefault(key, []).extend(same)
 
-    def compute(self, run, image_size, batch_size, *, go_on):
+    def compute(self, run, image_size, batch_size, *, go_on, progress=lambda n_images: None):
         """Compute the missing rows, or take them from others that compute the same images.
 
         Parameters
@@ -88,9 +88,11 @@ class Extraction:
         image_size, batch_size : int
         go_on : bool
             Whether to go on after an image that cannot be used.
+        progress : callable
+            Told the number of images, each time that some are done.
         """
         owner = new_owner()
-        batches = self._claimed_batches(owner, batch_size)
+        batches = self._claimed_batches(owner, batch_size, progress)
         running: deque = deque()
         done: list[tuple[bytes, np.ndarray]] = []
         claimed: list[bytes] = []
@@ -108,6 +110,7 @@ class Extraction:
                     batch, future = running.popleft()
                     done += self._place(batch, *future.result())
                     claimed += batch
+                    progress(len(batch))
                 elif waiting:
                     time.sleep(_POLL_SECONDS)
                 else:
@@ -125,7 +128,7 @@ class Extraction:
         for key, row in self.store.fetch(list(rows_of)):
             self.features[rows_of.pop(key)] = row
 
-    def _claimed_batches(self, owner, batch_size):
+    def _claimed_batches(self, owner, batch_size, progress):
         """Yield batches of keys that are ours to compute; an empty one where all are others'."""
         todo = deque(self.missing)
         fruitless = 0  # keys in a row that others hold, and have not computed yet
@@ -136,7 +139,9 @@ class Extraction:
             for start in range(0, len(mine), batch_size):
                 yield mine[start : start + batch_size]
             others = {key: self.missing[key] for key in chunk if key not in ours}
+            n_others = len(others)
             self._fill(others)
+            progress(n_others - len(others))
             todo.extend(others)
             fruitless = fruitless + len(others) if len(others) == len(chunk) else 0
             if todo and fruitless >= len(todo):

@@ -10,12 +10,14 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
+from tqdm.auto import tqdm
 
 from sklearn_dfd.devices import one_core_threads, own_torch_state, resolve_device
+from sklearn_dfd.engines import onnx_engine, resolve_engine, torch_engine
 from sklearn_dfd.extraction import Extraction
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore, open_store
 from sklearn_dfd.images import ImageError, as_image_list, describe
-from sklearn_dfd.mobilenet import LAST_BLOCK, Trunk, feature_shape, optimize_for_cpu, trunk_names
+from sklearn_dfd.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
 from sklearn_dfd.weights import fingerprint, load_weights
 
 # changes whenever the same bytes would give other features: rows kept under an older one are
@@ -57,6 +59,15 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
     device : str, default="auto"
         ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
 
+    engine : {"auto", "torch", "onnxruntime"}, default="auto"
+        What runs the network. ``"auto"`` takes onnxruntime where it is installed
+        (``pip install "sklearn-dfd[onnx]"``), on the CPU in float32, and torch otherwise. The
+        features differ by rounding.
+
+    precision : {"float32", "bfloat16"}, default="float32"
+        Of the computation; the features are float32 in any case. ``"bfloat16"``, for processors
+        that are fast at it, is off by some per cent.
+
     memory : None, path, FeatureStore or MemoryStore, default=None
         Where features are kept. None is the memory of this process, the latest 512 MiB of them,
         17,000 images of layer 15 (``sklearn_dfd.feature_store.IN_PROCESS.max_bytes``); each worker
@@ -70,6 +81,9 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
     on_error : {"raise", "nan"}, default="raise"
         What an image that cannot be used does: an error that names it, or a row of NaN and a
         warning that names it.
+
+    verbose : int, default=0
+        1 shows a bar of the images that are computed.
 
     Attributes
     ----------
@@ -112,9 +126,12 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         "image_size": [Interval(Integral, 32, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "device": [str, torch.device],
+        "engine": [StrOptions({"auto", "torch", "onnxruntime"})],
+        "precision": [StrOptions({"float32", "bfloat16"})],
         "memory": [str, PathLike, FeatureStore, MemoryStore, None],
         "n_jobs": [Integral, None],
         "on_error": [StrOptions({"raise", "nan"})],
+        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -125,18 +142,24 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         image_size=224,
         batch_size="auto",
         device="auto",
+        engine="auto",
+        precision="float32",
         memory=None,
         n_jobs=None,
         on_error="raise",
+        verbose=0,
     ):
         self.layer = layer
         self.weights = weights
         self.image_size = image_size
         self.batch_size = batch_size
         self.device = device
+        self.engine = engine
+        self.precision = precision
         self.memory = memory
         self.n_jobs = n_jobs
         self.on_error = on_error
+        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -161,13 +184,15 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
             An OSError and a ValueError: the weights cannot be had. Says what to do.
         ValueError, TypeError
             If ``X`` is not a collection of images, or the device is not there.
+        ImportError
+            If the engine is not installed.
         """
         as_image_list(X)
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
         if len(getattr(X, "shape", ())) == 2:
             validate_data(self, X, skip_check_array=True)
-        resolve_device(self.device)
+        resolve_engine(self.engine, resolve_device(self.device), self.precision)
         arrays = load_weights(self.weights)
         self.layer_ = self.layer
         self.weights_ = {name: arrays[name] for name in trunk_names(self.layer)}
@@ -203,6 +228,8 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         images = as_image_list(X)
         recipe = f"{self.fingerprint_} {self.layer_} {self.image_size} {_PREPROCESSING}"
+        if self.precision != "float32":
+            recipe += f" {self.precision}"
         go_on = self.on_error == "nan"
         with one_core_threads(self.n_jobs) as pool:
             extraction = Extraction(
@@ -210,7 +237,13 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
             )
             extraction.survey()
             if extraction.missing and (go_on or not extraction.failures):
-                extraction.compute(*self._network(), go_on=go_on)
+                run, batch_size = self._network()
+                with tqdm(
+                    total=len(extraction.missing), unit="image", disable=not self.verbose
+                ) as bar:
+                    extraction.compute(
+                        run, self.image_size, batch_size, go_on=go_on, progress=bar.update
+                    )
         features, failures = extraction.features, extraction.failures
         if failures:
             named = [(row, describe(images[row]), failures[row]) for row in sorted(failures)]
@@ -252,18 +285,15 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         return tags
 
     def _network(self):
-        """Return the trunk as a function from pixels to rows, the image size and the batch size."""
+        """Return the trunk as a function from pixels to rows, and the batch size."""
         device = resolve_device(self.device, fitted=True)
-        trunk = _trunk(_Weights(self.weights_, self.fingerprint_), self.layer_, device)
-
-        def run(pixels):
-            with own_torch_state(device), torch.inference_mode():
-                return trunk(torch.from_numpy(pixels).to(device)).cpu().numpy()
-
+        engine = resolve_engine(self.engine, device, self.precision, fitted=True)
+        weights = _Weights(self.weights_, self.fingerprint_)
+        run = _trunk(weights, self.layer_, device, engine, self.precision)
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = _CPU_BATCH_SIZE if device.type == "cpu" else _GPU_BATCH_SIZE
-        return run, self.image_size, batch_size
+        return run, batch_size
 
     def _n_features(self):
         return int(np.prod(feature_shape(self.layer_, self.image_size)))
@@ -283,8 +313,8 @@ class _Weights:
 
 
 @lru_cache(maxsize=2)
-def _trunk(weights, layer, device):
-    """Build the trunk; clones in a cross-validation share it."""
+def _trunk(weights, layer, device, engine, precision):
+    """Build the trunk and what runs it; clones in a cross-validation share it."""
     with own_torch_state(device):
-        trunk = Trunk(weights.arrays, layer)
-        return optimize_for_cpu(trunk) if device.type == "cpu" else trunk.to(device)
+        trunk = Trunk(weights.arrays, layer, getattr(torch, precision))
+        return onnx_engine(trunk) if engine == "onnxruntime" else torch_engine(trunk, device)

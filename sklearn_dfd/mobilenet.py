@@ -10,7 +10,6 @@ References
 """
 
 import copy
-import warnings
 from functools import lru_cache
 
 import numpy as np
@@ -115,7 +114,8 @@ def trunk_names(layer):
 class Trunk(nn.Module):
     """The frozen blocks: images in, rows of features out.
 
-    BatchNorm is folded into the convolutions: exact in evaluation mode, the only mode there is.
+    BatchNorm is folded into the convolutions: exact in evaluation mode, the only mode there is. So
+    is the normalisation of the images, but for the mean, which zeros at the border stand for.
 
     Parameters
     ----------
@@ -123,20 +123,24 @@ class Trunk(nn.Module):
         Weights, by torchvision's names.
     layer : int or "pool"
         The last block, 0 to 18, or "pool".
+    precision : torch.dtype, default=torch.float32
+        Of weights and maps.
     """
 
-    def __init__(self, arrays, layer):
+    def __init__(self, arrays, layer, precision=torch.float32):
         super().__init__()
         last = LAST_BLOCK if layer == "pool" else layer
         blocks = copy.deepcopy(architecture().features[: last + 1])
         load_blocks(blocks, arrays)
         self.features = _fold_batch_norm(blocks.eval())
         self.pool = layer == "pool"
+        self.precision = precision
+        self.requires_grad_(False)
         scale = 255 * torch.tensor(IMAGENET_STD, dtype=torch.float32).reshape(3, 1, 1)
         shift = 255 * torch.tensor(IMAGENET_MEAN, dtype=torch.float32).reshape(3, 1, 1)
-        self.register_buffer("scale", scale)
+        self.features[0][0].weight.div_(scale)
+        self.features.to(precision)
         self.register_buffer("shift", shift)
-        self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images):
@@ -152,27 +156,11 @@ class Trunk(nn.Module):
             Flattened channel by channel.
         """
         # a permuted view of (n, side, side, 3) is channels_last as it stands
-        x = self.features((images.permute(0, 3, 1, 2) - self.shift) / self.scale)
+        x = images.permute(0, 3, 1, 2) - self.shift
+        x = self.features(x.to(self.precision)).float()
         if self.pool:
             x = x.mean((2, 3))
         return x.contiguous().flatten(1)
-
-
-def optimize_for_cpu(trunk):
-    """Let torch fuse and lay out a trunk for inference on the CPU.
-
-    ReLU6 and sums join the convolutions, and weights and maps take the blocked layout of oneDNN.
-    The features are equal to a few units in the last place. TorchScript, which does this,
-    is deprecated; where it is gone, the trunk stays as it is.
-    """
-    if not hasattr(torch.jit, "optimize_for_inference"):
-        return trunk
-    example = torch.zeros(4, 64, 64, 3, dtype=torch.uint8)
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        script = torch.jit.trace(trunk.eval(), example, check_trace=False)
-        return torch.jit.optimize_for_inference(torch.jit.freeze(script))
 
 
 def load_blocks(blocks, arrays):

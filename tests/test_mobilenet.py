@@ -207,14 +207,3 @@ def test_trunk_may_be_used_by_several_threads(arrays):
     with ThreadPoolExecutor(4) as pool:
         for result, wanted in zip(pool.map(trunk, batches), expected, strict=True):
             assert relative_error(result, wanted) < 1e-5
-
-
-@pytest.mark.parametrize("layer", [0, 10, 15, "pool"])
-def test_optimized_trunk_is_torchvisions(reference, arrays, layer):
-    trunk = mobilenet.optimize_for_cpu(Trunk(arrays, layer))
-    for n_images, size in ((1, 64), (5, 96), (4, 224)):
-        images = photographs(n_images, size)
-        with torch.inference_mode():
-            rows = trunk(images)
-        assert rows.shape == (n_images, np.prod(feature_shape(layer, size)))
-        assert relative_error(rows, expected_features(reference, images, layer)) < 1e-4
