@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WEIGHTS ?= imagenet
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,15 @@ lint: .venv/dev  ## ruff and mypy
 
 docs: .venv/docs  ## the documentation, in docs/_build
 	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
+
+.venv/bench: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e ".[bench]"
+	touch $@
+
+bench: .venv/bench  ## ratios against other ways to do the work, in docs/performance.md
+	$(BIN)/python benchmarks/run.py --page docs/performance.md $(if $(DATA),--data "$(DATA)") \
+	  $(if $(filter-out imagenet,$(WEIGHTS)),--weights "$(WEIGHTS)")
 
 clean:
 	rm -rf .venv output docs/_build docs/api .pytest_cache .mypy_cache .ruff_cache

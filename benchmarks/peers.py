@@ -26,7 +26,11 @@ def torchvision_model(state):
 
 
 def load(path):
-    return PREPARE(Image.open(path).convert("RGB"))
+    return PREPARE(decode(path))
+
+
+def decode(path):
+    return Image.open(path).convert("RGB")
 
 
 # ---- features ----

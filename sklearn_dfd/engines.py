@@ -139,7 +139,8 @@ def trunk_as_onnx(trunk):
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    nodes, constants = [], []
+    nodes: list = []
+    constants: list = []
 
     def constant(name, value):
         value = value.detach().numpy() if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,311 @@
+"""Time the package beside other ways to do the same work; print a table, write a page of it.
+
+Contenders take turns, each in a process of its own, and only ratios are reported: machines differ,
+and are shared.
+"""
+
+import argparse
+import platform
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from contenders import alternate, ratio
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+from works import N_ROWS, N_VALID
+
+from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd.mobilenet import architecture
+from sklearn_dfd.tail import Tail
+
+N_IMAGES = 200  # of each size
+N_EPOCHS = 2  # of the whole training
+SEARCH = {"n_images": 24, "max_epochs": 6}
+N_MEMORY = 20_000
+GROWTH = (1000, 4000, 16000)
+
+PAGE = """\
+# Performance
+
+Printed by `make bench`, the ratios of this page are those of one machine and one day:
+
+{machine}
+
+Contenders take turns, each in a process of its own that is warm, in {n_rounds} rounds. A ratio is
+the median of the rounds' ratios, with the lowest and the highest of them; above 1, the package
+is faster. The limit is what the machine's own rates would allow if nothing else had to be done:
+{flops:.0f} GFLOP/s in float32 products, {bytes:.0f} GB/s in copies, {decoding:.0f} JPEG images of
+600 x 600 pixels a second decoded, each on all cores.
+
+{table}
+
+{notes}
+"""
+
+
+class Bench:
+    """The lines of the table, as they come."""
+
+    def __init__(self, args, photos, output):
+        self.args, self.photos, self.output = args, photos, output
+        self.lines = []
+        self.machine = None
+
+    def add(self, work, against, result, target, limit=""):
+        self.lines.append((work, against, result, target, limit))
+        print("  ".join(str(cell) for cell in self.lines[-1]), flush=True)
+
+    def alternate(self, works, n_rounds=None):
+        for _, options in works.values():
+            options.setdefault("weights", str(self.args.weights))
+        return alternate(works, n_rounds or self.args.rounds)
+
+    # ---- the lines ----
+
+    def rates(self):
+        work = {"machine": ("machine", {"paths": self.photos[600][:32]})}
+        _, reports = alternate(work, 3)
+        self.machine = reports["machine"]
+
+    def features(self):
+        for side in (160, 600):
+            paths = {"paths": self.photos[side]}
+            seconds, _ = self.alternate(
+                {
+                    "ours": ("ours", dict(paths)),
+                    "ours by torch": ("ours", {**paths, "engine": "torch"}),
+                    "ours in bfloat16": ("ours", {**paths, "precision": "bfloat16"}),
+                    "one image at a time": ("notebook", dict(paths)),
+                    "onnxruntime": ("onnxruntime", dict(paths)),
+                    "embetter's way": ("embetter", dict(paths)),
+                    "a DataLoader": ("data_loader", dict(paths)),
+                    "from a warm store": (
+                        "ours_from_store",
+                        {**paths, "directory": str(self.output / f"store{side}")},
+                    ),
+                }
+            )
+            rate = N_IMAGES / np.median(seconds["ours"])
+            share = rate * trunk_flops() / self.machine["flops"]
+            limit = f"{share:.0%} of the product rate"
+            work = f"image files of {side} px -> features"
+            for peer, target in (
+                ("one image at a time", 5),
+                ("onnxruntime", 1),
+                ("embetter's way", 3),
+                ("a DataLoader", 3),
+            ):
+                self.add(work, peer, ratio(seconds, peer, "ours"), target, limit)
+            self.add(work, "the same by torch alone", ratio(seconds, "ours by torch", "ours"), None)
+            bfloat16 = ratio(seconds, "ours", "ours in bfloat16")
+            self.add(f"{work}, bfloat16", "float32", bfloat16, None)
+            warm = ratio(seconds, "ours", "from a warm store")
+            n_bytes = N_IMAGES * 7840 * 4 / np.median(seconds["from a warm store"])
+            copied = f"{n_bytes / self.machine['bytes']:.1%} of the copy rate"
+            self.add(f"{work}, from a warm store", "computing them", warm, 20, copied)
+
+    def epoch(self):
+        seconds, _ = self.alternate(
+            {"ours": ("our_epoch", {}), "the notebook's loop": ("notebook_epoch", {})}
+        )
+        flops = N_ROWS * tail_flops(training=True) / np.median(seconds["ours"])
+        self.add(
+            f"one epoch of the tail, {N_ROWS} rows",
+            "the notebook's loop",
+            ratio(seconds, "the notebook's loop", "ours"),
+            1.6,
+            f"{flops / self.machine['flops']:.0%} of the product rate",
+        )
+
+    def training(self):
+        options = {"n_epochs": N_EPOCHS}
+        seconds, _ = self.alternate(
+            {"ours": ("our_training", options), "notebook": ("notebook_training", dict(options))}
+        )
+        trained = N_ROWS * tail_flops(training=True)
+        measured = (N_ROWS + N_VALID) * tail_flops(training=False)
+        flops = N_EPOCHS * (trained + measured) / np.median(seconds["ours"])
+        self.add(
+            "epochs with accuracy in training and validation",
+            "the notebook's train_model, which measures every ten batches",
+            ratio(seconds, "notebook", "ours"),
+            3,
+            f"{flops / self.machine['flops']:.0%} of the product rate",
+        )
+
+    def search(self):
+        n_images = SEARCH["n_images"]
+        options = {
+            "paths": self.photos[160][:n_images],
+            "y": [i % 2 for i in range(n_images)],
+            "max_epochs": SEARCH["max_epochs"],
+        }
+        work = "grid search, 61 fits, from image files"
+        peer = "a straightforward pipeline"
+        seconds, reports = self.alternate(
+            {"ours": ("our_search", dict(options)), peer: ("straightforward_search", dict(options))}
+        )
+        n_fits, n_train = 60, n_images * 4 // 5
+        rows = n_fits * options["max_epochs"] * n_train
+        flops = rows * (tail_flops(training=True) + tail_flops(training=False))
+        share = flops / np.median(seconds["ours"]) / self.machine["flops"]
+        self.add(work, peer, ratio(seconds, peer, "ours"), 2.5, f"{share:.0%} of the product rate")
+        cached = {**options, "memory": str(self.output / "joblib"), "max_epochs": 1}
+        _, cached = self.alternate({"cached": ("straightforward_search", cached)}, 1)
+        runs = [r["trunk runs"] for r in (*reports.values(), *cached.values())]
+        self.add(
+            "the same, trunk runs per image",
+            f"{peer} / with Pipeline(memory=...)",
+            f"{runs[0]:.1f} against {runs[1]:.1f} / {runs[2]:.1f}",
+            1,
+            "1.0",
+        )
+
+    def parallel_search(self):
+        n = joblib.cpu_count()
+        seconds, _ = self.alternate(
+            {
+                "ours": ("our_parallel_search", {"n_jobs": n, "n_threads": n}),
+                "core": ("our_parallel_search", {"n_jobs": 1, "n_threads": 1}),
+                "all": ("our_parallel_search", {"n_jobs": 1, "n_threads": n}),
+            }
+        )
+        work = f"grid search over the tail, {n} workers"
+        self.add(work, "one worker on one core", ratio(seconds, "core", "ours"), 1.5, f"{n} cores")
+        self.add(work, "one worker on all cores", ratio(seconds, "all", "ours"), None, "")
+
+    def memory(self):
+        options = {
+            "paths": self.photos[160],
+            "n_images": N_MEMORY,
+            "directory": str(self.output),
+        }
+        _, reports = self.alternate({"ours": ("our_memory", options)}, 1)
+        report = {name: n_bytes / 1e9 for name, n_bytes in reports["ours"].items()}
+        self.add(
+            f"peak memory of extracting {N_MEMORY:,} images",
+            "the array of their features",
+            f"+{report['growth'] - report['output']:.2f} GB beside {report['output']:.2f} GB "
+            f"({report['peak']:.2f} GB for the whole process)",
+            "+1 GB",
+        )
+
+    def growth(self):
+        options = {"paths": self.photos[160], "directory": str(self.output)}
+        seconds, _ = self.alternate({n: ("our_growth", {**options, "n_images": n}) for n in GROWTH})
+        rates = {n: n / np.median(seconds[n]) for n in GROWTH}
+        relative = ", ".join(f"{rates[n] / rates[GROWTH[0]]:.2f}" for n in GROWTH)
+        sizes = ", ".join(f"{n:,}" for n in GROWTH)
+        self.add(f"images/s for {sizes} images", f"{GROWTH[0]:,}", relative, "0.85 to 1.15")
+
+    # ---- the page ----
+
+    def table(self):
+        rows = [
+            "| work | against | ratio | target | reached | limit |",
+            "|---|---|---|---|---|---|",
+        ]
+        for work, against, result, target, limit in self.lines:
+            if isinstance(result, tuple):
+                reached = "" if target is None else "yes" if result[0] >= target else "no"
+                result = f"{result[0]:.2f} ({result[1]:.2f} to {result[2]:.2f})"
+                target = "" if target is None else f"{target}"
+            else:
+                reached = ""
+            rows.append(f"| {work} | {against} | {result} | {target} | {reached} | {limit} |")
+        return "\n".join(rows)
+
+
+def trunk_flops():
+    """Operations of the trunk up to block 15 for one image of 224 pixels."""
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        architecture().features[:16](torch.empty(1, 3, 224, 224))
+    return counter.get_total_flops()
+
+
+def tail_flops(*, training):
+    """Operations of the tail after block 15 for one row, backwards too in training."""
+    tail = Tail(15, (160, 7, 7), (512, 256), 2, 0.0)
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        maps = tail.features(torch.empty(1, 160, 7, 7))
+        logits = tail.head(maps.mean((2, 3)))
+        if training:
+            logits.sum().backward()
+    return counter.get_total_flops()
+
+
+def photographs(data, directory):
+    """Paths of photographs of both sizes."""
+    if data is None:
+        images = [Image.fromarray(a) for a in make_spliced_photos(N_IMAGES, random_state=0).data]
+    else:
+        found = sorted(Path(data).rglob("*.jpg"))
+        if len(found) < N_IMAGES:
+            raise SystemExit(f"--data {data}: {len(found)} JPEG files, {N_IMAGES} are needed")
+        every = np.linspace(0, len(found) - 1, N_IMAGES).astype(int)
+        images = [Image.open(found[i]).convert("RGB") for i in every]
+    paths = {}
+    for side in (160, 600):
+        paths[side] = [str(directory / f"{side}_{i}.jpg") for i in range(N_IMAGES)]
+        for path, image in zip(paths[side], images, strict=True):
+            image.resize((side, side)).save(path, quality=90)
+    return paths
+
+
+def machine_text():
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        processor = names[0].split(":")[1].strip() if names else processor
+    packages = ("torch", "torchvision", "onnxruntime", "scikit-learn", "skorch", "numpy", "pillow")
+    return (
+        f"{joblib.cpu_count()} cores of {processor} ({torch.backends.cpu.get_cpu_capability()}), "
+        f"{platform.system()}, Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in packages)
+        + "."
+    )
+
+
+def main():
+    lines = ("features", "epoch", "training", "search", "parallel_search", "memory", "growth")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="folder of JPEG photographs; otherwise made on the spot")
+    parser.add_argument("--weights", type=Path, help="state dict of mobilenet_v2; random otherwise")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=lines, default=lines, metavar="LINE")
+    parser.add_argument("--page", type=Path, help="file to write the page to")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory)
+        if args.weights is None:
+            from torchvision.models import mobilenet_v2
+
+            args.weights = output / "random.pth"
+            torch.save(mobilenet_v2().state_dict(), args.weights)
+        bench = Bench(args, photographs(args.data, output), output)
+        bench.rates()
+        for line in args.only:
+            getattr(bench, line)()
+    print(bench.table())
+    if args.page:
+        args.page.write_text(
+            PAGE.format(
+                machine=machine_text(),
+                n_rounds=args.rounds,
+                flops=bench.machine["flops"] / 1e9,
+                bytes=bench.machine["bytes"] / 1e9,
+                decoding=bench.machine["decoding"],
+                table=bench.table(),
+                notes="",
+            )
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

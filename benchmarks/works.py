@@ -1,0 +1,248 @@
+"""The works that are timed. Each prepares itself and returns a function to be timed.
+
+Whatever is built once in a user's day (a trunk, a session, a warm store) is built in the
+preparation. All of it runs in a process of its own, see contenders.py.
+"""
+
+import resource
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import peers
+import torch
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import Pipeline
+
+from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd.feature_store import IN_PROCESS
+
+N_ROWS, N_VALID = 1305, 327
+GRID = {"lr": [1e-5, 3e-5, 1e-4, 3e-4], "l1_factor": [0, 1e-5, 1e-4]}
+
+
+def state_of(weights):
+    return torch.load(weights, weights_only=True)
+
+
+def rows_of(n_rows, seed=0):
+    """Rows like those of the trunk at layer 15, half of them of either class."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n_rows, 7840)).astype(np.float32), np.arange(n_rows) % 2
+
+
+# ---- image files -> features ----
+
+
+def ours(weights, paths, engine="auto", precision="float32"):
+    features = MobileNetV2Features(weights=weights, engine=engine, precision=precision)
+    features.fit(paths).transform(paths[:16])
+
+    def run():
+        IN_PROCESS.clear()
+        features.transform(paths)
+
+    return run
+
+
+def ours_from_store(weights, paths, directory):
+    features = MobileNetV2Features(weights=weights, memory=directory).fit(paths)
+    features.transform(paths)
+    return lambda: features.transform(paths)
+
+
+def notebook(weights, paths):
+    trunk = peers.torchvision_model(state_of(weights)).features[:16]
+    peers.notebook_features(trunk, paths[:16])
+    return lambda: peers.notebook_features(trunk, paths)
+
+
+def embetter(weights, paths):
+    trunk = peers.torchvision_model(state_of(weights)).features[:16]
+    peers.embetter_features(trunk, paths[:16])
+    return lambda: peers.embetter_features(trunk, paths)
+
+
+def data_loader(weights, paths):
+    trunk = peers.torchvision_model(state_of(weights)).features[:16]
+    peers.data_loader_features(trunk, paths[:16])
+    return lambda: peers.data_loader_features(trunk, paths)
+
+
+def onnxruntime(weights, paths):
+    features = peers.OnnxFeatures(state_of(weights), joblib.cpu_count())
+    features(paths[:16])
+    return lambda: features(paths)
+
+
+# ---- training ----
+
+
+def our_epoch(weights):
+    """One epoch of training alone, as the notebook's loop is: nothing is measured after it."""
+    X, y = rows_of(N_ROWS)
+    classifier = DeepFakeClassifier(weights=weights, max_epochs=1, random_state=0)
+    classifier.fit(X[:128], y[:128])
+    net, rows = classifier.net_, classifier._rows(X, y, np.ones(len(X)))
+
+    def run():
+        net.history.new_epoch()
+        batches = net.get_iterator(rows, training=True)
+        net.run_single_epoch(batches, training=True, prefix="train", step_fn=net.train_step)
+
+    return run
+
+
+def notebook_epoch(weights):
+    state = state_of(weights)
+    X, y = rows_of(N_ROWS)
+    peers.notebook_epoch(state, X[:128], y[:128])
+    return lambda: peers.notebook_epoch(state, X, y)
+
+
+def our_training(weights, n_epochs):
+    X, y = rows_of(N_ROWS)
+    X_val, y_val = rows_of(N_VALID, seed=1)
+    classifier = DeepFakeClassifier(weights=weights, max_epochs=n_epochs, random_state=0)
+    classifier.fit(X[:128], y[:128])
+    return lambda: classifier.fit(X, y, X_val=X_val, y_val=y_val)
+
+
+def notebook_training(weights, n_epochs):
+    state = state_of(weights)
+    X, y = rows_of(N_ROWS)
+    X_val, y_val = rows_of(N_VALID, seed=1)
+    peers.notebook_epoch(state, X[:128], y[:128])
+    return lambda: peers.notebook_train_model(state, X, y, X_val, y_val, n_epochs)
+
+
+# ---- grid search ----
+
+
+def search_over(pipeline):
+    """Four learning rates, three penalties, five folds: 61 fits."""
+    grid = {f"classifier__{name}": values for name, values in GRID.items()}
+    return GridSearchCV(pipeline, grid, cv=GroupKFold(5), error_score="raise")
+
+
+def our_search(weights, paths, y, max_epochs):
+    n_run = count_trunk_runs()
+
+    def run():
+        n_run.clear()
+        IN_PROCESS.clear()
+        pipeline = make_deepfake_pipeline(weights=weights, max_epochs=max_epochs, random_state=0)
+        search_over(pipeline).fit(paths, y, groups=np.arange(len(y)))
+        return {"trunk runs": sum(n_run) / len(paths)}
+
+    return run
+
+
+def count_trunk_runs():
+    """Note from now on how many images each pass through the trunk has, in the list returned."""
+    n_run = []
+    network = MobileNetV2Features._network
+
+    def counted(self):
+        run, *rest = network(self)
+        return (lambda pixels: n_run.append(len(pixels)) or run(pixels)), *rest
+
+    MobileNetV2Features._network = counted
+    return n_run
+
+
+def straightforward_search(weights, paths, y, max_epochs, memory=None):
+    """A transformer in embetter's style and a plain skorch classifier with the L1 recipe."""
+    state = state_of(weights)
+
+    def run():
+        peers.EmbetterStyle.n_run = 0
+        features = peers.EmbetterStyle(weights)
+        classifier = peers.skorch_classifier(state, max_epochs)
+        steps = [("features", features), ("classifier", classifier)]
+        search_over(Pipeline(steps, memory=memory)).fit(
+            np.array(paths), np.asarray(y, dtype=np.int64), groups=np.arange(len(y))
+        )
+        return {"trunk runs": peers.EmbetterStyle.n_run / len(paths)}
+
+    return run
+
+
+def our_parallel_search(weights, n_jobs, n_threads):
+    """A search over the tail alone, on features that are there."""
+    torch.set_num_threads(n_threads)
+    X, y = rows_of(400)
+    classifier = DeepFakeClassifier(weights=weights, max_epochs=2, random_state=0)
+    search = GridSearchCV(classifier, {"lr": GRID["lr"]}, cv=2, n_jobs=n_jobs, refit=False)
+    search.fit(X[:64], y[:64])  # the workers are there, and have imported torch
+    return lambda: search.fit(X, y)
+
+
+# ---- memory and growth ----
+
+
+def copies_of(paths, n_images, directory):
+    """Write ``n_images`` different files, none of which costs an encoder's time."""
+    contents = [Path(path).read_bytes() for path in paths]
+    copies = [Path(directory) / f"{i}.jpg" for i in range(n_images)]
+    for i, path in enumerate(copies):
+        if not path.exists():
+            # what comes after the end of a JPEG image is not decoded, but it is hashed
+            path.write_bytes(contents[i % len(contents)] + i.to_bytes(8, "big"))
+    return [str(path) for path in copies]
+
+
+def our_memory(weights, paths, n_images, directory):
+    copies = copies_of(paths, n_images, directory)
+    features = MobileNetV2Features(weights=weights).fit(copies)
+    features.transform(copies[:64])
+
+    def run():
+        before = _peak()
+        X = features.transform(copies)
+        return {"output": X.nbytes, "growth": _peak() - before, "peak": _peak()}
+
+    return run
+
+
+def _peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def our_growth(weights, paths, n_images, directory):
+    return ours(weights, copies_of(paths, n_images, directory))
+
+
+# ---- the machine ----
+
+
+def machine(paths):
+    """Rates that nothing on this machine exceeds: products in float32, copies, JPEG decoding."""
+    x = torch.rand(64, 320, 7, 7).to(memory_format=torch.channels_last)
+    weight = torch.rand(1280, 320, 1, 1)
+    a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
+    source, target = torch.rand(2**26), torch.empty(2**26)
+
+    def run():
+        with torch.inference_mode():
+            convolution = _rate(lambda: torch.conv2d(x, weight), 2 * 64 * 49 * 320 * 1280)
+            product = _rate(lambda: torch.mm(a, b), 2 * 1024**3)
+            copy = _rate(lambda: target.copy_(source), 2 * source.nbytes)
+        decoding = _rate(lambda: [peers.decode(path) for path in paths], len(paths))
+        return {
+            "flops": max(convolution, product),
+            "bytes": copy,
+            "decoding": decoding * joblib.cpu_count(),
+        }
+
+    return run
+
+
+def _rate(function, amount, seconds=1.0):
+    function()
+    n, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        function()
+        n += 1
+    return amount * n / (time.perf_counter() - start)
