@@ -19,6 +19,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from sklearn_dfd.callbacks import CallbackSupportMixin, NoCallbacks, training_data
 from sklearn_dfd.devices import own_torch_state, resolve_device
 from sklearn_dfd.mobilenet import LAST_BLOCK, tail_input_shape
 from sklearn_dfd.net import TailNet
@@ -36,7 +37,7 @@ _MEASURES = (
 )
 
 
-class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
+class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Fine-tuned tail of MobileNetV2 with an L1 penalty.
 
     The blocks of MobileNetV2 [1]_ after ``layer``, average pool, and a new head are trained
@@ -136,6 +137,15 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
     --------
     MobileNetV2Features : Makes the features.
     make_deepfake_pipeline : Both in one Pipeline.
+
+    Notes
+    -----
+    With scikit-learn 1.9 or later ``set_callbacks`` takes its callbacks, such as
+    :class:`~sklearn.callback.ProgressBar` and :class:`~sklearn.callback.ScoringMonitor`. Each
+    epoch of ``fit`` is a task; at its end callbacks get the rows that are trained on, without
+    those that ``early_stopping`` sets aside, and a ``fitted_estimator`` with the weights of that
+    epoch. Where one returns True, training stops as after the last epoch. ``partial_fit`` calls
+    none.
 
     References
     ----------
@@ -251,6 +261,7 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
             An OSError and a ValueError: the weights cannot be had.
         """
         again = self.warm_start and hasattr(self, "net_")
+        given_X, weighted = X, sample_weight is not None
         X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=not again)
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val go together: one of them is missing.")
@@ -274,7 +285,7 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         device = resolve_device(self.device)
         with own_torch_state(device):
             tail = self.net_.module_ if again else self._new_tail()
-            rows, valid_rows = self._rows(X, y, sample_weight), None
+            rows, valid_rows, kept = self._rows(X, y, sample_weight), None, None
             if X_val is not None:
                 X_val, y_val, weight = self._check_rows(
                     X_val, y_val, None, reset=False, name="X_val"
@@ -284,8 +295,11 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
                 rows, valid_rows = set_aside(
                     rows, groups, self.validation_fraction, self._split_seed
                 )
+                kept = np.sort(rows.order)
             self.net_ = self._make_net(tail, device)
-            self._train(rows, valid_rows, self.max_epochs)
+            task = self._init_callback_context(max_subtasks=self.max_epochs)
+            data = training_data(given_X, y, sample_weight if weighted else None, kept)
+            self._train(rows, valid_rows, self.max_epochs, task, data)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -335,7 +349,7 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         with own_torch_state(device):
             if first:
                 self.net_ = self._make_net(self._new_tail(), device)
-            self._train(rows, None, n_epochs=1)
+            self._train(rows, None, 1, NoCallbacks(), {})
         return self
 
     def predict(self, X):
@@ -478,8 +492,11 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
             device=device,
         ).initialize()
 
-    def _train(self, rows, valid_rows, n_epochs):
-        """Train epoch by epoch; with ``early_stopping`` stop, and go back to the best."""
+    def _train(self, rows, valid_rows, n_epochs, task, data):
+        """Train epoch by epoch; with ``early_stopping`` stop, and go back to the best.
+
+        The callbacks of ``task`` learn of each epoch, with ``data`` and a copy of the classifier.
+        """
         net = self.net_
         if min(len(rows), self.batch_size) == 1 and net.module_.has_one_pixel():
             raise ValueError(
@@ -489,23 +506,32 @@ class DeepFakeClassifier(ClassifierMixin, BaseEstimator):
         net.valid_rows = valid_rows
         stopping = self.early_stopping and valid_rows is not None
         best_loss, best_state, best_epoch = np.inf, None, 0
+        task.call_on_fit_task_begin(estimator=self, **data)
         net.notify("on_train_begin", X=rows, y=None)
         for _ in range(n_epochs):
+            epoch = task.subcontext(task_name="epoch")
+            epoch.call_on_fit_task_begin(estimator=self, **data)
             net.fit_loop(rows, epochs=1)
-            self.n_iter_ += 1
+            self.n_iter_ = self.best_epoch_ = self.n_iter_ + 1
             measured = {**net.history[-1], "epoch": self.n_iter_}
             self.history_.append({key: measured[key] for key in _MEASURES if key in measured})
             if stopping and measured["valid_loss"] < best_loss:
                 best_loss, best_epoch = measured["valid_loss"], self.n_iter_
                 best_state = copy.deepcopy(net.module_.state_dict())
-            if stopping and self.n_iter_ - best_epoch >= self.n_iter_no_change:
+            stop = epoch.call_on_fit_task_end(
+                estimator=self,
+                **data,
+                # of the copy that scikit-learn makes all else is its own, or stays as it is
+                reconstruction_attributes=lambda: {"history_": self.history_.copy()},
+            )
+            if stop or (stopping and self.n_iter_ - best_epoch >= self.n_iter_no_change):
                 break
         net.notify("on_train_end", X=rows, y=None)
         net.valid_rows = None  # the net must not keep the data
-        self.best_epoch_ = self.n_iter_
         if stopping:
             net.module_.load_state_dict(best_state)
             self.best_epoch_ = best_epoch
+        task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
 
     def __getstate__(self):
         """Leave out the net, which knows a device, and keep its weights as plain arrays."""

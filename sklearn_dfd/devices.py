@@ -88,9 +88,14 @@ def own_torch_state(device):
     """Set aside what the caller may have switched on in torch: ours computes the same anyway.
 
     Default device, inference mode, autocast and disabled gradients hold for a thread; on CUDA
-    convolutions repeat themselves to the last bit.
+    convolutions repeat themselves to the last bit. Torch's threads are no more than the cores
+    that this process may use: in a container with a quota torch starts as many as the host has.
     """
     with ExitStack() as stack:
+        if torch.get_num_threads() > joblib.cpu_count():
+            _torch_threads.remember()
+            stack.callback(_torch_threads.restore)
+            torch.set_num_threads(joblib.cpu_count())
         stack.enter_context(torch.device("cpu"))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
+from sklearn_dfd.callbacks import CallbackSupportMixin
 from sklearn_dfd.devices import one_core_threads, own_torch_state, resolve_device
 from sklearn_dfd.engines import onnx_engine, resolve_engine, torch_engine
 from sklearn_dfd.extraction import Extraction
@@ -27,7 +28,7 @@ _CPU_BATCH_SIZE = 4  # the trunk's working set then stays in the cache of a core
 _GPU_BATCH_SIZE = 64
 
 
-class MobileNetV2Features(TransformerMixin, BaseEstimator):
+class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Features of images, from the frozen first blocks of MobileNetV2.
 
     Each image is brought upright by its EXIF orientation, converted to RGB, squashed to a square
@@ -187,6 +188,8 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         ImportError
             If the engine is not installed.
         """
+        task = self._init_callback_context()
+        task.call_on_fit_task_begin(estimator=self, X=X, y=y)
         as_image_list(X)
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
@@ -197,6 +200,7 @@ class MobileNetV2Features(TransformerMixin, BaseEstimator):
         self.layer_ = self.layer
         self.weights_ = {name: arrays[name] for name in trunk_names(self.layer)}
         self.fingerprint_ = fingerprint(self.weights_)
+        task.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes={})
         return self
 
     def transform(self, X):

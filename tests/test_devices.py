@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_dfd.devices import one_core_threads, resolve_device
+from sklearn_dfd.devices import one_core_threads, own_torch_state, resolve_device
 from sklearn_dfd.mobilenet import Trunk
 from sklearn_dfd.weights import load_weights
 
@@ -222,6 +222,15 @@ def test_as_many_threads_as_torch_would_use(cores):
     with one_core_threads() as pool:
         assert at_once(pool, 2)
         assert len(idents(pool)) <= 2
+
+
+@pytest.mark.parametrize(("n_cores", "expected"), [(2, 2), (4, 3)])
+def test_training_keeps_to_the_cores_of_a_container(cores, n_cores, expected):
+    cores(n_cores)
+    torch.set_num_threads(3)
+    with own_torch_state(torch.device("cpu")):
+        assert torch.get_num_threads() == expected
+    assert torch.get_num_threads() == 3
 
 
 def test_inside_one_of_its_threads_there_is_one_thread(cores):
