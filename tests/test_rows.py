@@ -66,7 +66,7 @@ def test_workers_share_the_feature_matrix():
 
 
 def test_identical_rows_are_one_without_a_copy():
-    X, y = features()
+    X, _ = features()
     X[200:] = X[:200]
     rows = distinct_rows(X, np.zeros(400, dtype=np.int64), np.ones(400))
     assert rows.X is X and len(rows) == 200
