@@ -9,16 +9,37 @@ import io
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, Union
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-#: The content of an image file, or an image in memory.
-RawImage: TypeAlias = bytes | Image.Image | np.ndarray
+#: The content of an image file, an image in memory, or one that is made from another.
+RawImage: TypeAlias = Union[bytes, Image.Image, np.ndarray, "DerivedImage"]
+
+
+class DerivedImage(NamedTuple):
+    """An image that is made from the content of another one, each time that it is decoded.
+
+    Parameters
+    ----------
+    raw : bytes, PIL image, ndarray or DerivedImage
+        What it is made from.
+    signature : str
+        All that determines it besides `raw`; another version of `render` needs another one.
+    render : callable
+        From the upright RGB image and a `numpy.random.RandomState` to another image. The
+        generator is seeded by `content_digest` of all this, so that the result depends on nothing
+        else.
+    """
+
+    raw: "RawImage"
+    signature: str
+    render: Callable[[Image.Image, np.random.RandomState], Image.Image]
+
 
 #: Shortest side, in pixels, of an image: a single row or column, as of a tracking pixel, shows
 #: nothing.
@@ -73,15 +94,16 @@ def content_digest(raw: RawImage) -> bytes:
 
     Parameters
     ----------
-    raw : bytes, PIL image or ndarray
+    raw : bytes, PIL image, ndarray or DerivedImage
         The content of an image file, or an image in memory.
 
     Returns
     -------
     digest : bytes of length 16
         BLAKE2b of encoded bytes as they are, since decoding would cost a hundred times as much,
-        and of the size and pixels that `to_rgb` gives for everything else: two of them have one
-        digest exactly if they show the same picture.
+        and of the size and pixels that `to_rgb` gives for images in memory: two of them have one
+        digest exactly if they show the same picture. That of a derived image is of what it is
+        made from and of the signature, and costs no rendering.
 
     Raises
     ------
@@ -90,6 +112,9 @@ def content_digest(raw: RawImage) -> bytes:
     """
     if isinstance(raw, bytes):
         return blake2b(raw, digest_size=16).digest()
+    if isinstance(raw, DerivedImage):
+        made_of = content_digest(raw.raw) + raw.signature.encode()
+        return blake2b(made_of, digest_size=16, person=b"derived image").digest()
     image = to_rgb(raw)
     # `person` keeps pixels apart from a file that happens to hold the same bytes.
     digest = blake2b(repr(image.size).encode(), digest_size=16, person=b"RGB pixels")
@@ -102,7 +127,7 @@ def check_header(raw: RawImage) -> None:
 
     Parameters
     ----------
-    raw : bytes, PIL image or ndarray
+    raw : bytes, PIL image, ndarray or DerivedImage
         The content of an image file, or an image in memory.
 
     Raises
@@ -111,6 +136,8 @@ def check_header(raw: RawImage) -> None:
         If the bytes begin no known image format, a side is shorter than `MIN_SIDE`, the image has
         more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` or its values have no defined white level.
     """
+    while isinstance(raw, DerivedImage):
+        raw = raw.raw
     _open(raw)
 
 
@@ -122,7 +149,7 @@ def to_rgb(raw: RawImage) -> Image.Image:
 
     Parameters
     ----------
-    raw : bytes, PIL image or ndarray
+    raw : bytes, PIL image, ndarray or DerivedImage
         The content of an image file, or an image in memory. It is not modified, save
         that a PIL image still to be read from its file is read.
 
@@ -136,6 +163,12 @@ def to_rgb(raw: RawImage) -> Image.Image:
     ValueError
         If `check_header` does, or the image data are truncated or damaged.
     """
+    if isinstance(raw, DerivedImage):
+        # RandomState, since numpy promises its numbers for ever, and those of a Generator not
+        seed = np.frombuffer(content_digest(raw), dtype="<u4")
+        image = raw.render(to_rgb(raw.raw), np.random.RandomState(seed)).convert("RGB")
+        image.info = {}
+        return image
     image = _open(raw)
     with _guarded(), _loading if image is raw else nullcontext():
         image.load()
@@ -159,7 +192,7 @@ def load_rgb(raw: RawImage, image_size: int) -> np.ndarray:
 
     Parameters
     ----------
-    raw : bytes, PIL image or ndarray
+    raw : bytes, PIL image, ndarray or DerivedImage
         The content of an image file, or an image in memory.
     image_size : int
         Side of the square in pixels.
@@ -187,7 +220,7 @@ def load_rgb(raw: RawImage, image_size: int) -> np.ndarray:
     return np.array(image)
 
 
-def _open(raw: RawImage) -> Image.Image:
+def _open(raw: bytes | Image.Image | np.ndarray) -> Image.Image:
     """Give a PIL image, not decoded yet, that passed the checks of `check_header`."""
     if isinstance(raw, bytes):
         image = _open_bytes(raw)

@@ -8,13 +8,14 @@ said in a short sentence that leaves out which one it is: the caller knows, name
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from sklearn_dfd.decoding import AN_IMAGE_IS, RawImage, brief, check_array
+from sklearn_dfd.decoding import AN_IMAGE_IS, DerivedImage, RawImage, brief, check_array
 
 
 class ImageError(OSError, ValueError):
@@ -55,6 +56,38 @@ class ImageError(OSError, ValueError):
         return type(self), (self.failures, self.n_images, self.hint, self.n_shown)
 
 
+class ImageView(ABC):
+    """An image that is made from another one when it is needed, and stands in ``X`` like any other.
+
+    A subclass says how; `sklearn_dfd.augmentation.View` does it at random. It should be small and
+    immutable: it is pickled and sent to other processes.
+
+    Attributes
+    ----------
+    source : path, PIL image, ndarray, bytes or ImageView
+        The image that it is made from.
+    """
+
+    __slots__ = ()
+
+    source: Any
+
+    @property
+    @abstractmethod
+    def signature(self) -> str:
+        """All that determines the view besides the content of `source`.
+
+        Features are kept by it: when `render` changes, so must the signature.
+        """
+
+    @abstractmethod
+    def render(self, image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
+        """Make the view from the upright RGB image, as RGB; threads do so at the same time.
+
+        All that is random comes from `random_state`, which is seeded by content and signature.
+        """
+
+
 def _on_one_line(text: str) -> str:
     """Escape what cannot be printed or encoded: control characters, lone surrogates."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -67,9 +100,10 @@ def as_image_list(X: Any) -> Sequence[Any] | np.ndarray:
     ----------
     X : sequence or array
         A list, tuple, 1-D or (n_images, 1) array, Series or one-column DataFrame of images: paths,
-        PIL images, encoded bytes, or uint8 arrays of shape (H, W), (H, W, 1), (H, W, 3) or
-        (H, W, 4). Or one uint8 array of shape (n_images, H, W) or (n_images, H, W, C) with C of
-        1, 3 or 4, which is returned as it is: items and slices of a `numpy.memmap` stay views.
+        PIL images, encoded bytes, uint8 arrays of shape (H, W), (H, W, 1), (H, W, 3) or
+        (H, W, 4), or an `ImageView` of such. Or one uint8 array of shape (n_images, H, W) or
+        (n_images, H, W, C) with C of 1, 3 or 4, which is returned as it is: items and slices of a
+        `numpy.memmap` stay views of it.
 
     Returns
     -------
@@ -91,7 +125,7 @@ def as_image_list(X: Any) -> Sequence[Any] | np.ndarray:
     """
     if isinstance(X, str | os.PathLike):
         raise TypeError(f"X is a single path, {describe(X)}: pass a list, [path].")
-    if isinstance(X, Image.Image | bytes | bytearray | memoryview):
+    if isinstance(X, Image.Image | bytes | bytearray | memoryview | ImageView):
         raise TypeError(f"X is a single image ({describe(X)}): pass a list, [image].")
     if isinstance(X, Mapping):
         raise TypeError(
@@ -165,7 +199,8 @@ def describe(source: Any) -> str:
     Returns
     -------
     name : str
-        The quoted path, of a PIL image too that knows its file, or what kind of image it is.
+        The quoted path, of a PIL image too that knows its file, or what kind of image it is; for
+        a view, what it is a view of.
 
     Examples
     --------
@@ -188,7 +223,44 @@ def describe(source: Any) -> str:
         return f"array {source.shape}"
     if isinstance(source, bytes | bytearray | memoryview):
         return f"{memoryview(source).nbytes} bytes"
+    if isinstance(source, ImageView):
+        return f"view of {describe(source.source)}"
     return _on_one_line(type(source).__name__)
+
+
+def number_by_origin(images: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Give images numbers, and all views of an image its number.
+
+    Parameters
+    ----------
+    images : list or ndarray
+        What `as_image_list` returns.
+
+    Returns
+    -------
+    numbers : ndarray of shape (n_images,), dtype int64
+        From 0 in order of appearance. Paths and bytes are the same origin if they are equal, other
+        images if they are one object: nothing is read.
+
+    Examples
+    --------
+    >>> from sklearn_dfd.augmentation import View
+    >>> from sklearn_dfd.images import number_by_origin
+    >>> number_by_origin(["a.jpg", "b.jpg", View("b.jpg", seed=0)])
+    array([0, 1, 1])
+    """
+    if isinstance(images, np.ndarray):  # no views, and items that do not outlive the loop
+        return np.arange(len(images), dtype=np.int64)
+    seen: dict[Hashable, int] = {}
+    return np.array([seen.setdefault(_origin(i), len(seen)) for i in images], dtype=np.int64)
+
+
+def _origin(image: Any) -> Hashable:
+    while isinstance(image, ImageView):
+        image = image.source
+    if isinstance(image, str | os.PathLike):
+        return os.fsdecode(image)
+    return image if isinstance(image, bytes) else id(image)
 
 
 def read_source(source: Any) -> RawImage:
@@ -196,13 +268,14 @@ def read_source(source: Any) -> RawImage:
 
     Parameters
     ----------
-    source : str, path-like, PIL image, ndarray of uint8 or bytes-like
+    source : str, path-like, PIL image, ndarray of uint8, bytes-like or ImageView
         One item of what `as_image_list` returns.
 
     Returns
     -------
-    raw : bytes, PIL image or ndarray
-        The encoded bytes for paths and bytes, otherwise ``source`` itself.
+    raw : bytes, PIL image, ndarray or DerivedImage
+        The encoded bytes for paths and bytes; for a view, the content of its source and how to
+        make it; otherwise ``source`` itself.
 
     Raises
     ------
@@ -225,6 +298,8 @@ def read_source(source: Any) -> RawImage:
         return source
     if isinstance(source, Image.Image):
         return source
+    if isinstance(source, ImageView):
+        return DerivedImage(read_source(source.source), source.signature, source.render)
     raise TypeError(f"it is of type {type(source).__name__}; {AN_IMAGE_IS}")
 
 

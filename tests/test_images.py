@@ -13,12 +13,19 @@ import pandas as pd
 import polars as pl
 import pytest
 import scipy.sparse
-from image_files import RGB, picture
+from image_files import RGB, encode, picture
 from PIL import Image
 from sklearn.utils import Bunch
 
-from sklearn_dfd.decoding import to_rgb
-from sklearn_dfd.images import ImageError, as_image_list, describe, read_source
+from sklearn_dfd.decoding import check_header, content_digest, load_rgb, to_rgb
+from sklearn_dfd.images import (
+    ImageError,
+    ImageView,
+    as_image_list,
+    describe,
+    number_by_origin,
+    read_source,
+)
 
 # as_image_list -----------------------------------------------------------------------------------
 
@@ -372,3 +379,104 @@ def test_read_never_opens_devices_and_sockets(tmp_path, monkeypatch):
         for path in ("s.jpg", "/dev/zero"):
             error = in_time(lambda path=path: read_source(path))
             assert str(error) == "the file cannot be read (it is a pipe, a socket or a device)"
+
+
+# views -------------------------------------------------------------------------------------------
+
+
+class Half(ImageView):
+    """The left half of an image, in grey."""
+
+    signature = "left half 1"
+
+    def __init__(self, source):
+        self.source = source
+
+    def render(self, image, random_state):
+        half = image.crop((0, 0, image.width // 2, image.height)).convert("L")
+        half.info["comment"] = "half of it"
+        return half
+
+
+def test_view_is_an_image_like_any_other(tmp_path):
+    RGB.save(tmp_path / "a.png")
+    X = [Half(tmp_path / "a.png"), Half(RGB), Half(picture()), Half(encode(RGB, "PNG"))]
+    column = np.empty(len(X), dtype=object)
+    column[:] = X
+    assert all(a is b for a, b in zip(as_image_list(column), X, strict=True))
+    expected = RGB.crop((0, 0, 8, 12)).convert("L").convert("RGB")
+    for view in X:
+        raw = read_source(view)
+        check_header(raw)
+        assert np.array_equal(to_rgb(raw), expected)
+        assert to_rgb(raw).info == {}
+        assert load_rgb(raw, 5).shape == (5, 5, 3)
+    assert to_rgb(read_source(Half(Half(RGB)))).size == (4, 12)
+
+
+def test_view_has_a_digest_of_its_own():
+    class OtherHalf(Half):
+        signature = "left half 2"
+
+    sources = [RGB, RGB.rotate(180), encode(RGB, "PNG")]
+    images = [*sources, *map(Half, sources), *map(OtherHalf, sources), Half(Half(RGB))]
+    digests = [content_digest(read_source(image)) for image in images]
+    assert len(set(digests)) == len(images)
+    assert content_digest(read_source(Half(picture()))) == digests[3]
+
+
+def test_randomness_of_a_view_comes_from_its_content_and_signature():
+    class Noise(ImageView):
+        def __init__(self, source, signature):
+            self.source, self.seed = source, signature
+
+        @property
+        def signature(self):
+            return self.seed
+
+        def render(self, image, random_state):
+            return Image.fromarray(random_state.randint(0, 256, (4, 4, 3)).astype(np.uint8))
+
+    views = [Noise(RGB, "a"), Noise(RGB, "b"), Noise(RGB.rotate(180), "a"), Noise(RGB, "a")]
+    pixels = [to_rgb(read_source(view)).tobytes() for view in views]
+    assert len(set(pixels)) == 3
+    assert pixels[3] == pixels[0]
+
+
+def test_view_without_its_parts_cannot_be_made():
+    class Nothing(ImageView):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Nothing()
+
+
+def test_view_is_named_after_its_source():
+    assert describe(Half("faces/a.jpg")) == "view of 'faces/a.jpg'"
+    assert describe(Half(Half(picture()))) == "view of view of array (12, 16, 3)"
+    with pytest.raises(TypeError, match=r"single image \(view of 'a\.jpg'\)"):
+        as_image_list(Half("a.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("source", "error"), [("missing.jpg", FileNotFoundError), (b"", ValueError), (7, TypeError)]
+)
+def test_view_of_what_cannot_be_read(source, error):
+    with pytest.raises(error) as plain:
+        read_source(source)
+    with pytest.raises(error) as caught:
+        read_source(Half(Half(source)))
+    assert str(caught.value) == str(plain.value)
+
+
+def test_header_of_a_view_is_that_of_its_source():
+    with pytest.raises(ValueError, match="no image format"):
+        check_header(read_source(Half(Half(b"1234"))))
+
+
+def test_images_are_numbered_by_origin():
+    array, other = picture(), picture()
+    images = ["a.jpg", Path("a.jpg"), Half(Half("a.jpg")), array, other, Half(array)]
+    images += [bytes(bytearray(b"12")) for _ in range(2)]  # equal, and two objects
+    assert number_by_origin(images).tolist() == [0, 0, 0, 1, 2, 1, 3, 3]
+    assert number_by_origin(np.zeros((3, 9, 9), np.uint8)).tolist() == [0, 1, 2]

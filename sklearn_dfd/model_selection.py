@@ -1,0 +1,349 @@
+"""Splits that keep together what belongs together, and views on the training side."""
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import BaseCrossValidator
+from sklearn.utils import _safe_indexing, check_random_state, indexable
+from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import _num_samples, column_or_1d
+
+from sklearn_dfd.images import ImageView, as_image_list, describe, number_by_origin
+
+__all__ = ["OriginalsSplit", "train_test_group_split"]
+
+_N_TRIES = 10
+
+
+class OriginalsSplit(BaseCrossValidator):
+    """Split photographs as they are; their views join the training side.
+
+    The given splitter sees the photographs alone, so that the folds are those that it makes without
+    any views, and scores can be compared. The views of a photograph are trained on wherever the
+    photograph, or another one of its group, is. None is tested on.
+
+    Parameters
+    ----------
+    cv : splitter
+        A cross-validation splitter of scikit-learn, such as
+        :class:`~sklearn.model_selection.StratifiedGroupKFold`.
+
+    is_original : array-like of bool, shape (n_samples,), default=None
+        Which rows are photographs as they are. None looks at ``X``: what is not a
+        :class:`~sklearn_dfd.augmentation.View` is one. This works in nested cross-validation, too,
+        where a splitter is given parts of ``X``. Pass an array where ``X`` holds no images but
+        their features; then groups tell which views are whose.
+
+    See Also
+    --------
+    sklearn_dfd.augmentation.augment : Makes views, with groups and ``is_original``.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import StratifiedGroupKFold
+    >>> from sklearn_dfd.augmentation import augment
+    >>> from sklearn_dfd.model_selection import OriginalsSplit
+    >>> faces = augment(["a.jpg", "b.jpg", "c.jpg", "d.jpg"], [0, 0, 1, 1], n_views=1)
+    >>> cv = OriginalsSplit(StratifiedGroupKFold(2))
+    >>> for train, test in cv.split(faces.data, faces.target, faces.groups):
+    ...     print(train, test)
+    [1 3 5 7] [0 2]
+    [0 2 4 6] [1 3]
+    """
+
+    # scikit-learn's metadata routing: whoever sends groups means them for the split
+    __metadata_request__split = {"groups": True}  # noqa: RUF012
+
+    def __init__(self, cv, is_original=None):
+        self.cv = cv
+        self.is_original = is_original
+
+    def split(self, X, y=None, groups=None):
+        """Generate indices of training and test rows.
+
+        Parameters
+        ----------
+        X : sequence of n_samples images or views, or array of shape (n_samples, n_features)
+            Rows to split.
+
+        y : array-like of shape (n_samples,), default=None
+            Targets.
+
+        groups : array-like of shape (n_samples,), default=None
+            What must stay together. None where views show whose they are, and the splitter needs
+            no groups; each photograph then stands by itself.
+
+        Yields
+        ------
+        train : ndarray of int
+            As the splitter gave it, then the views.
+
+        test : ndarray of int
+            As the splitter gave it.
+
+        Raises
+        ------
+        ValueError
+            If lengths differ, there are views without their photograph, the splitter puts one
+            group on both sides, leaves a side empty, or leaves a class out of the training side.
+        """
+        X, y, groups = indexable(X, y, groups)
+        originals, label = self._originals(X, groups)
+        views = np.setdiff1d(np.arange(len(label)), originals)
+        for k, (train, test) in enumerate(self.cv.split(*_rows(originals, X, y, groups))):
+            train, test = originals[train], originals[test]
+            _check_sides(k, train, test, label, groups)
+            if y is not None:
+                _check_classes(k, train, column_or_1d(y))
+            yield np.concatenate([train, views[np.isin(label[views], label[train])]]), test
+
+    def get_n_splits(self, X=None, y=None, groups=None):
+        """Return the number of splits.
+
+        Parameters
+        ----------
+        X, y, groups : default=None
+            As for `split`; needed where the splitter needs them.
+
+        Returns
+        -------
+        n_splits : int
+        """
+        if X is None:
+            return self.cv.get_n_splits(X, y, groups)
+        X, y, groups = indexable(X, y, groups)
+        originals, _ = self._originals(X, groups)
+        return self.cv.get_n_splits(*_rows(originals, X, y, groups))
+
+    def _originals(self, X, groups):
+        """Return the rows of the photographs, and for each row a code of what it belongs to."""
+        label = None if groups is None else _codes(groups)
+        if self.is_original is None:
+            try:
+                images = as_image_list(X)
+            except (TypeError, ValueError) as error:
+                raise type(error)(
+                    f"{error} Where X holds features of images, pass is_original to OriginalsSplit."
+                ) from None
+            is_original = np.array([not isinstance(image, ImageView) for image in images])
+            origin = number_by_origin(images)
+            if label is None:
+                label = origin
+            else:
+                _check_groups_of_views(images, origin, label, groups)
+        else:
+            is_original = column_or_1d(self.is_original)
+            n_samples = _num_samples(X)
+            if len(is_original) != n_samples:
+                raise ValueError(
+                    f"is_original has {len(is_original)} values for {n_samples} rows of X. It "
+                    "cannot be used where a search splits a part of X again: pass images and views "
+                    "as X, which need no is_original."
+                )
+            if is_original.dtype != bool:
+                raise ValueError(f"is_original is of {is_original.dtype}: pass True and False.")
+            if label is None:
+                raise ValueError(
+                    "is_original tells which rows are views, but not of what: pass groups too."
+                )
+        originals = np.flatnonzero(is_original)
+        if not len(originals):
+            raise ValueError(
+                "X holds views alone, and nothing that could be tested on: keep_originals=True "
+                "leaves the photographs in."
+            )
+        lost = np.flatnonzero(~np.isin(label, label[originals]))
+        if len(lost):
+            raise ValueError(
+                f"{len(lost)} of {len(label)} rows, the first of them row {lost[0]}, are views "
+                "whose photograph is not in X, so that nothing tells on which side they belong: "
+                "put it into X, or give them its group."
+            )
+        return originals, label
+
+
+def _rows(rows, X, y, groups):
+    return tuple(None if a is None else _safe_indexing(a, rows) for a in (X, y, groups))
+
+
+def _codes(values):
+    return np.unique(column_or_1d(values), return_inverse=True)[1]
+
+
+def _check_groups_of_views(images, origin, label, groups):
+    """Raise where a photograph and its views are in different groups."""
+    first = np.unique(origin, return_index=True)[1][origin]
+    for row in np.flatnonzero(label != label[first]):
+        one, other = (f"row {r} ({describe(images[r])})" for r in (first[row], row))
+        raise ValueError(
+            f"{one} and {other} show one photograph, but are in groups "
+            f"{_item(groups, first[row])} and {_item(groups, row)}: give them one group."
+        )
+
+
+def _check_sides(k, train, test, label, groups):
+    """Raise where a side of split ``k`` is empty, or they share a group."""
+    for name, side in (("training", train), ("test", test)):
+        if not len(side):
+            raise ValueError(
+                f"Split {k} has nothing on its {name} side: the photographs are in "
+                f"{len(np.unique(label))} groups; use fewer splits."
+            )
+    shared = np.isin(label[train], label[test])
+    if shared.any():
+        one = train[shared][0]
+        other = test[label[test] == label[one]][0]
+        what = "show one photograph" if groups is None else f"are of group {_item(groups, one)}"
+        raise ValueError(
+            f"Split {k} trains on row {one} and tests on row {other}, which {what}: use a splitter "
+            "that keeps groups together, such as StratifiedGroupKFold, and pass groups."
+        )
+
+
+def _check_classes(k, train, y):
+    """Raise where the training side of split ``k`` lacks a class."""
+    if type_of_target(y) not in {"binary", "multiclass"}:
+        return
+    lacking = np.setdiff1d(y, y[train])
+    if len(lacking):
+        raise ValueError(
+            f"Split {k} has no image of class {lacking[0]!s} to train on: too few of its groups "
+            "are left; use another number of splits, or more groups of this class."
+        )
+
+
+def _item(values, row):
+    return repr(np.asarray(values)[[row]].tolist()[0])
+
+
+@validate_params(
+    {
+        "groups": ["array-like"],
+        "stratify": ["array-like", None],
+        "test_size": [Interval(Real, 0, 1, closed="neither")],
+        "validation_size": [Interval(Real, 0, 1, closed="neither"), None],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def train_test_group_split(
+    *arrays: Any,
+    groups: Any,
+    stratify: Any = None,
+    test_size: float = 0.25,
+    validation_size: float | None = None,
+    random_state: Any = None,
+) -> list[Any]:
+    """Split arrays into whole groups to train on and to test on, or also to validate on.
+
+    As :func:`~sklearn.model_selection.train_test_split`, for images that must stay together: no
+    group is on two sides, and each side has its share of every class, as near as groups allow.
+
+    Parameters
+    ----------
+    *arrays : sequence of indexables of length n_samples
+        Lists, arrays, tables or sparse matrices; ``groups`` among them, where they are needed
+        later.
+    groups : array-like of shape (n_samples,)
+        What must stay together.
+    stratify : array-like of shape (n_samples,), default=None
+        Classes to share out evenly. None looks at the number of rows alone.
+    test_size : float, default=0.25
+        Share of the rows to test on, between 0 and 1.
+    validation_size : float, default=None
+        Share of the rows to validate on, between 0 and 1. None makes two sides.
+    random_state : int, RandomState instance or None, default=None
+        Pass an int for the same split in every call.
+
+    Returns
+    -------
+    parts : list
+        Of each array in turn the training and the test side, or with ``validation_size`` the
+        training, validation and test side; rows keep their order.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, the sizes leave nothing to train on, there are fewer groups than sides,
+        a class has all its rows in too few groups, or a side would have no row of a class.
+
+    Notes
+    -----
+    Groups are taken in random order, and each is put where it brings the numbers of rows of each
+    class nearest to those that are wanted, in the sense of chi-squared. Of ten orders the best one
+    counts.
+
+    Examples
+    --------
+    >>> from sklearn_dfd.model_selection import train_test_group_split
+    >>> X, y, groups = list("abcdefgh"), [0, 0, 1, 1, 0, 0, 1, 1], [1, 1, 2, 2, 3, 3, 4, 4]
+    >>> X_train, X_test, y_train, y_test = train_test_group_split(
+    ...     X, y, groups=groups, stratify=y, test_size=0.5, random_state=0
+    ... )
+    >>> sorted(y_train), sorted(y_test)
+    ([0, 0, 1, 1], [0, 0, 1, 1])
+    """
+    if not arrays:
+        raise ValueError("Nothing to split: pass at least one array.")
+    arrays = indexable(*arrays)
+    n_samples = _num_samples(arrays[0])
+    for name, values in (("groups", groups), ("stratify", stratify)):
+        if values is not None and len(values) != n_samples:
+            raise ValueError(f"{name} has {len(values)} values for {n_samples} rows.")
+    sizes = [validation_size, test_size] if validation_size else [test_size]
+    if sum(sizes) >= 1:
+        raise ValueError(
+            f"test_size={test_size} and validation_size={validation_size} leave nothing to train "
+            "on: their sum must be less than 1."
+        )
+    names = ["training", "validation", "test"] if validation_size else ["training", "test"]
+    y = np.zeros(n_samples, dtype=int) if stratify is None else column_or_1d(stratify)
+    classes, y_codes = np.unique(y, return_inverse=True)
+    group_names, group_codes = np.unique(column_or_1d(groups), return_inverse=True)
+    counts = np.zeros((len(group_names), len(classes)))
+    np.add.at(counts, (group_codes, y_codes), 1)
+    _check_groups(counts, group_names, classes if stratify is not None else None, names)
+
+    goal = np.outer([1 - sum(sizes), *sizes], counts.sum(axis=0))
+    rng = check_random_state(random_state)
+    tries = [_share_out(counts, goal, rng.permutation(len(counts))) for _ in range(_N_TRIES)]
+    part, have = min(tries, key=lambda t: (np.sum(t[1] == 0), np.sum((t[1] - goal) ** 2 / goal)))
+    for side, c in np.argwhere(have == 0):
+        what = "row" if stratify is None else f"row of class {classes[c]!s}"
+        raise ValueError(
+            f"The {names[side]} side would have no {what}: its share is {goal[side, c]:.3g} of "
+            f"{n_samples} rows; make it larger, or use more groups."
+        )
+    sides = [np.flatnonzero(part[group_codes] == side) for side in range(len(names))]
+    return [_safe_indexing(array, rows) for array in arrays for rows in sides]
+
+
+def _check_groups(counts, group_names, classes, names):
+    """Raise where there are fewer groups than sides, of all classes or of one."""
+    if len(counts) < len(names):
+        raise ValueError(
+            f"There are {len(counts)} groups for {len(names)} sides ({', '.join(names)}): groups "
+            "cannot be divided, use more of them."
+        )
+    if classes is None:
+        return
+    for c, n_groups in enumerate((counts > 0).sum(axis=0)):
+        if n_groups < len(names):
+            where = ", ".join(repr(name) for name in group_names[counts[:, c] > 0].tolist())
+            raise ValueError(
+                f"Class {classes[c]!s} has all its {counts[:, c].sum():.0f} rows in {n_groups} "
+                f"group(s), {where}: it cannot be on {len(names)} sides. Use more groups of this "
+                "class, or leave it out."
+            )
+
+
+def _share_out(counts, goal, order):
+    """Put each group where it reduces most, or raises least, sum((have - goal)^2 / goal)."""
+    part, have = np.empty(len(counts), dtype=int), np.zeros_like(goal)
+    for group in order:
+        n = counts[group]
+        part[group] = side = np.argmin((n * (2 * (have - goal) + n) / goal).sum(axis=1))
+        have[side] += n
+    return part, have
