@@ -1,0 +1,217 @@
+"""Grey thumbnails compared location by location: candidates first, then window by window."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from joblib import Parallel, delayed
+from PIL import Image
+from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter1d
+from sklearn.utils import gen_batches
+
+_SIDE = 48  # of a thumbnail, in pixels; all lengths below are in these
+_COARSE_SIDE = 12  # of the thumbnails by which candidates are found
+_N_NEIGHBORS = 6  # candidates for each image
+_LEAST_COARSE_SIMILARITY = 0.6  # of a candidate
+_SIZES = (0.93, 0.85, 0.77, 0.68)  # of the parts in which an image is looked for
+_WINDOW, _STRIDE = 12, 6  # windows that are looked for in the other thumbnail
+_REACH = 3  # how far from its place a window is looked for, either way
+_PLAY = 1  # how much farther than the others, or less far, either way
+_AGREEING = 0.4  # share of the windows that must be found again
+_LEAST_CONTRAST = 2.0  # standard deviation, in grey levels, of a window that shows something
+_LEAST_TELLING = 0.25  # share of windows that must show something
+_FINEST = 0.7  # standard deviation, in pixels, of the blur that removes what crops misplace
+_NOISE = 1.0  # standard deviation, in grey levels, of what compression adds
+_ROWS_AT_ONCE = 512  # in the search for candidates
+_PAIRS_AT_ONCE = 128
+
+_Box: TypeAlias = tuple[float, float, float, float]  # top, bottom, left, right, from 0 to 1
+
+
+class _Framing(NamedTuple):
+    """How two images of one photograph may be cut: these parts of them then show the same."""
+
+    of_first: _Box
+    of_second: _Box
+    mirrored: bool
+
+
+def _framings(mirrored: bool) -> list[_Framing]:
+    """Both whole; the second a part of the first, in several places; shifted against each other.
+
+    The other way round they need not be tried: each image is the first once.
+    """
+    whole = (0.0, 1.0, 0.0, 1.0)
+    boxes = [(whole, whole)]
+    for size in _SIZES:
+        places = (0, (1 - size) / 2, 1 - size)
+        boxes += [((y, y + size, x, x + size), whole) for y in places for x in places]
+    low, high = (0.0, 0.88), (0.12, 1.0)
+    middle = (0.06, 0.94)
+    for y, x, other_y, other_x in (
+        (low, middle, high, middle),
+        (middle, low, middle, high),
+        (low, low, high, high),
+        (low, high, high, low),
+    ):
+        boxes.append(((*y, *x), (*other_y, *other_x)))
+    return [
+        _Framing(*pair, flip) for flip in ([False, True] if mirrored else [False]) for pair in boxes
+    ]
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """Shrink an image to a grey square, float32 of shape (side, side), values 0 to 255."""
+    grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(grey, dtype=np.float32)
+
+
+def matches(
+    first: np.ndarray, second: np.ndarray | None, mirrored: bool, parallel: Parallel
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Compare each thumbnail, whole and in parts, with those most like it.
+
+    Parameters
+    ----------
+    first : ndarray of shape (n_first, side, side), dtype float32
+    second : ndarray of shape (n_second, side, side), dtype float32, or None
+        None to compare those of `first` with each other.
+    mirrored : bool
+        Whether the mirror images of `first` count, too.
+    parallel : joblib.Parallel
+        Of threads.
+
+    Yields
+    ------
+    i, j : ndarray of shape (n_pairs,), dtype int64
+        Rows of `first` and of `second`. A pair may come twice, in either order, if both are one.
+    similarity : ndarray of shape (n_pairs,), dtype float64
+    """
+    within = second is None
+    other = first if second is None else second
+    batches = list(_candidates(first, other, _framings(mirrored), within))
+    scores = parallel(
+        delayed(_similarity)(first[i], other[j], framing) for framing, i, j in batches
+    )
+    for (_, i, j), similarity in zip(batches, scores, strict=True):
+        yield i, j, similarity
+
+
+def _candidates(
+    first: np.ndarray, second: np.ndarray, framings: list[_Framing], within: bool
+) -> Iterator[tuple[_Framing, np.ndarray, np.ndarray]]:
+    """Yield pairs that may match: how to frame them, rows of `first` and rows of `second`."""
+    of_second: dict[_Box, np.ndarray] = {}
+    for framing in framings:
+        if framing.of_second not in of_second:
+            of_second[framing.of_second] = _coarse(_part(second, framing.of_second))
+    n_neighbors = min(_N_NEIGHBORS, len(second) - within)
+    if not n_neighbors:
+        return
+    for at in gen_batches(len(first), _ROWS_AT_ONCE):
+        of_first = [_coarse(_part(first[at], f.of_first, f.mirrored)) for f in framings]
+        nearest = np.full((at.stop - at.start, len(second)), -1, dtype=np.float32)
+        for descriptors, framing in zip(of_first, framings, strict=True):
+            np.maximum(nearest, descriptors @ of_second[framing.of_second].T, out=nearest)
+        if within:
+            nearest[np.arange(len(nearest)), np.arange(at.start, at.stop)] = -1
+        j = np.argpartition(-nearest, n_neighbors - 1, axis=1)[:, :n_neighbors].ravel()
+        i = np.arange(len(nearest)).repeat(n_neighbors)
+        i, j = i[(near := nearest[i, j] > _LEAST_COARSE_SIMILARITY)], j[near]
+        # which framing it was: cheaper asked of the few than kept of all
+        best = np.argmax(
+            [
+                np.einsum("ij,ij->i", descriptors[i], of_second[framing.of_second][j])
+                for descriptors, framing in zip(of_first, framings, strict=True)
+            ],
+            axis=0,
+        )
+        for k in np.unique(best):
+            chosen = np.flatnonzero(best == k)
+            for some in gen_batches(len(chosen), _PAIRS_AT_ONCE):
+                yield framings[k], at.start + i[chosen[some]], j[chosen[some]]
+
+
+def _part(thumbs: np.ndarray, box: _Box, mirrored: bool = False) -> np.ndarray:
+    """Enlarge a part of each thumbnail to the size of the whole."""
+    top, bottom, left, right = box
+    columns = _interpolation(left, right)[:: -1 if mirrored else 1]
+    return _interpolation(top, bottom) @ thumbs @ columns.T
+
+
+def _interpolation(start: float, stop: float) -> np.ndarray:
+    """Matrix that spreads a part of a line of pixels over the whole, linearly."""
+    places = _SIDE * start + (np.arange(_SIDE) + 0.5) * (stop - start) - 0.5
+    distance = np.abs(places[:, np.newaxis] - np.arange(_SIDE))
+    weights = np.maximum(1 - distance, 0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _coarse(thumbs: np.ndarray) -> np.ndarray:
+    """Describe thumbnails by a vector each of length 1: what is lighter than around it."""
+    n, step = len(thumbs), _SIDE // _COARSE_SIDE
+    x = thumbs.reshape(n, _COARSE_SIDE, step, _COARSE_SIDE, step).mean(axis=(2, 4))
+    x = x - _blurred(x, 2.0)
+    # local contrast set to one, so that a dark corner counts as much as a bright one
+    x = (x / np.sqrt(_blurred(x * x, 2.0) + _NOISE**2)).reshape(n, -1)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
+
+
+def _similarity(first: np.ndarray, second: np.ndarray, framing: _Framing) -> np.ndarray:
+    """Correlation that the best windows of pairs of thumbnails reach, of shape (n_pairs,)."""
+    x = _detail(_part(first, framing.of_first, framing.mirrored))
+    y = _detail(_part(second, framing.of_second))
+    n_pixels = _WINDOW**2
+    floor = n_pixels * _NOISE**2
+    reach = _REACH
+    y = np.pad(y, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+    x_mean, x_power = _window_means(x), _window_means(x * x)
+    x_mean, x_power = x_mean[:, ::_STRIDE, ::_STRIDE], x_power[:, ::_STRIDE, ::_STRIDE]
+    y_mean, y_power = _window_means(y), _window_means(y * y)
+    x_spread = n_pixels * np.maximum(x_power - x_mean**2, 0) + floor
+    y_spread = n_pixels * np.maximum(y_power - y_mean**2, 0) + floor
+    n_windows = x_mean.shape[1]
+    starts = _STRIDE * np.arange(n_windows)[:, np.newaxis]
+    places = np.arange(_SIDE)
+    inside = ((places >= starts) & (places < starts + _WINDOW)).astype(np.float32)
+    at_rest = slice(reach, reach + _SIDE - _WINDOW + 1, _STRIDE)
+    y_at_rest = (y_power - y_mean**2)[:, at_rest, at_rest]
+    shifts = range(2 * reach + 1)
+    found = np.empty((len(x), len(shifts), len(shifts), n_windows, n_windows), dtype=np.float32)
+    for down, right in product(shifts, shifts):
+        products = x * y[:, down : down + _SIDE, right : right + _SIDE]
+        here = (
+            slice(None),
+            slice(down, down + _SIDE - _WINDOW + 1, _STRIDE),
+            slice(right, right + _SIDE - _WINDOW + 1, _STRIDE),
+        )
+        together = inside @ (products @ inside.T) - n_pixels * x_mean * y_mean[here]
+        found[:, down, right] = together / np.sqrt(x_spread * y_spread[here])
+    # All windows must be found shifted alike, give or take what a wrong scale makes of it: of
+    # free windows many find a hairline or a shoulder of somebody else.
+    found = maximum_filter(found, (1, 1 + 2 * _PLAY, 1 + 2 * _PLAY, 1, 1), mode="nearest")
+    # Flat windows match nothing and anything: they are asked only where one of the two is not.
+    telling = np.maximum(x_power - x_mean**2, y_at_rest) >= _LEAST_CONTRAST**2
+    n_telling = telling.sum(axis=(1, 2))
+    found = np.where(telling[:, np.newaxis, np.newaxis], found, -1)
+    found = np.sort(found.reshape(len(x), len(shifts) ** 2, -1), axis=2)[:, :, ::-1]
+    rank = (_AGREEING * n_telling).astype(int)
+    similarity = found[np.arange(len(x)), :, rank].max(axis=1).clip(0, 1)
+    return np.where(n_telling >= _LEAST_TELLING * n_windows**2, similarity, 0)
+
+
+def _detail(thumbs: np.ndarray) -> np.ndarray:
+    """Keep lines and edges: light and shade of all portraits are much alike."""
+    return _blurred(thumbs, _FINEST) - _blurred(thumbs, 2.25)
+
+
+def _blurred(images: np.ndarray, sigma: float) -> np.ndarray:
+    return gaussian_filter(images, (0, sigma, sigma), mode="nearest")
+
+
+def _window_means(images: np.ndarray) -> np.ndarray:
+    """Mean of every window, by its upper left corner."""
+    for axis in (1, 2):
+        images = uniform_filter1d(images, _WINDOW, axis=axis, origin=-(_WINDOW // 2))
+    return images[:, : 1 - _WINDOW, : 1 - _WINDOW]
