@@ -1,0 +1,118 @@
+"""A fitted detector on any images: a table with one row each, whatever is wrong with some."""
+
+import os
+from numbers import Real
+
+import numpy as np
+from sklearn.utils._param_validation import HasMethods, Interval, validate_params
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_dfd.images import ImageError, as_image_list, describe
+
+__all__ = ["detect"]
+
+_CHUNK = 512  # images whose features are in memory together
+
+
+@validate_params(
+    {
+        "estimator": [HasMethods("predict_proba")],
+        "X": "no_validation",
+        "threshold": [Interval(Real, 0, 1, closed="both")],
+        "pos_label": [Real, str, "boolean", None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def detect(estimator, X, *, threshold=0.5, pos_label=None):
+    """Judge images, one row each, and go on past those that cannot be used.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Fitted on images of two classes: a pipeline of
+        :func:`~sklearn_dfd.make_deepfake_pipeline`, or a search, a calibration or another
+        meta-estimator of one. Its transformer has the default ``on_error="raise"``.
+
+    X : sequence of n_images images
+        Paths, PIL images, uint8 arrays or encoded bytes, see
+        :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+
+    threshold : float, default=0.5
+        Probability from which on an image is called ``pos_label``. Choose it on other images than
+        those that you judge, for example by
+        :class:`sklearn.model_selection.TunedThresholdClassifierCV`.
+
+    pos_label : int, float, bool or str, default=None
+        The class to detect; None for ``estimator.classes_[1]``, as everywhere in scikit-learn. Of
+        the folders "fake" and "real" this is "real": the labels are sorted.
+
+    Returns
+    -------
+    table : dict of str to ndarray of shape (n_images,)
+        Columns in the order of ``X``, fit for ``pandas.DataFrame``:
+
+        image : object
+            The path as str, or what kind of image it is, such as "array (480, 640, 3)".
+        label : object
+            The class that it is called; None where the image cannot be used.
+        probability : float64
+            Of ``pos_label``; NaN where the image cannot be used.
+        error : object
+            What is wrong with the image, "" for nothing.
+
+    Raises
+    ------
+    NotFittedError
+        If the estimator is not fitted.
+    TypeError, ValueError
+        If ``X`` is not a collection of images, the estimator has not two classes, or
+        ``pos_label`` is neither of them.
+
+    Examples
+    --------
+    >>> from sklearn_dfd import make_deepfake_pipeline
+    >>> from sklearn_dfd.datasets import make_spliced_photos
+    >>> from sklearn_dfd.detection import detect
+    >>> photos = make_spliced_photos(40, random_state=0)
+    >>> pipe = make_deepfake_pipeline(weights=None, image_size=64, max_epochs=1, random_state=0)
+    >>> pipe = pipe.fit(photos.data, photos.target_names[photos.target])
+    >>> table = detect(pipe, [photos.data[0], "absent.jpg"], pos_label="spliced")
+    >>> table["image"].tolist()
+    ['array (96, 96, 3)', 'absent.jpg']
+    >>> table["error"].tolist()
+    ['', 'the file does not exist']
+    """
+    check_is_fitted(estimator)
+    classes = np.asarray(estimator.classes_)
+    if len(classes) != 2:
+        raise ValueError(f"detect tells two classes apart, the estimator knows {classes.tolist()}.")
+    if pos_label is None:
+        pos_label = classes[1]
+    if pos_label not in classes.tolist():
+        raise ValueError(f"pos_label={pos_label!r} is not a class: {classes.tolist()}.")
+    column = classes.tolist().index(pos_label)
+    images = as_image_list(X)
+    probability = np.full(len(images), np.nan)
+    error = np.full(len(images), "", dtype=object)
+    for start in range(0, len(images), _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, len(images)))
+        while len(rows):
+            try:
+                chunk = estimator.predict_proba([images[row] for row in rows.tolist()])
+            except ImageError as problem:
+                # What was computed before is in memory, so that going on is cheap.
+                positions, _, reasons = zip(*problem.failures, strict=True)
+                error[rows[list(positions)]] = reasons
+                rows = np.delete(rows, positions)
+            else:
+                probability[rows] = chunk[:, column]
+                break
+    label = classes.astype(object)[np.where(probability >= threshold, column, 1 - column)]
+    label[error != ""] = None
+    name = np.empty(len(images), dtype=object)
+    name[:] = [_name(image) for image in images]
+    return {"image": name, "label": label, "probability": probability, "error": error}
+
+
+def _name(image):
+    return os.fsdecode(image) if isinstance(image, str | os.PathLike) else describe(image)

@@ -1,0 +1,141 @@
+"""The table of `detect`: one row an image, in order, whatever is wrong with some."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from image_files import photo
+from PIL import Image
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, GroupKFold
+
+from sklearn_dfd import detection, extraction, make_deepfake_pipeline
+from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd.detection import detect
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return make_spliced_photos(24, random_state=0)
+
+
+def make_pipe():
+    return make_deepfake_pipeline(
+        weights=None, image_size=32, max_epochs=1, hidden_layer_sizes=(16,), random_state=0
+    )
+
+
+@pytest.fixture(scope="module")
+def pipe(photos):
+    return make_pipe().fit(photos.data, np.array(["real", "fake"])[photos.target])
+
+
+@pytest.fixture
+def files(tmp_path, photos):
+    """12 files, of which those in rows 1, 4 and 10 cannot be used."""
+    paths = [tmp_path / f"{i:02}.png" for i in range(12)]
+    for path, pixels in zip(paths, photos.data, strict=False):
+        Image.fromarray(pixels).save(path)
+    paths[1].unlink()
+    paths[4].write_bytes(b"no image")
+    paths[10].write_bytes(photo()[:-300])  # its header is sound
+    return paths
+
+
+BAD = [1, 4, 10]
+
+
+def test_a_row_for_each_image(pipe, files):
+    table = pd.DataFrame(detect(pipe, files, pos_label="fake"))
+    assert table.columns.tolist() == ["image", "label", "probability", "error"]
+    assert table["image"].tolist() == [str(path) for path in files]
+    good = np.delete(np.arange(12), BAD)
+    expected = pipe.predict_proba([files[row] for row in good])[:, 0]
+    np.testing.assert_array_equal(table["probability"][good], expected)
+    assert table["label"][good].tolist() == ["fake" if p >= 0.5 else "real" for p in expected]
+    assert (table["error"][good] == "").all()
+    assert table["probability"][BAD].isna().all() and table["label"][BAD].isna().all()
+    assert table["error"][1] == "the file does not exist"
+    assert table["error"][4] == "the bytes are of no image format that can be read"
+    assert "truncated or damaged" in table["error"][10]
+
+
+def test_chunks_change_nothing(pipe, files, monkeypatch):
+    whole = detect(pipe, files)
+    monkeypatch.setattr(detection, "_CHUNK", 5)
+    parts = detect(pipe, files)
+    np.testing.assert_allclose(parts.pop("probability"), whole["probability"], atol=1e-6)
+    for name in parts:
+        np.testing.assert_array_equal(parts[name], whole[name])
+
+
+def test_an_unusable_image_costs_no_other_a_second_pass(pipe, files, monkeypatch):
+    passes = []
+    run = extraction._run
+
+    def counted(network, sources, image_size):
+        outcome, rows = run(network, sources, image_size)
+        passes.append(len(rows))
+        return outcome, rows
+
+    monkeypatch.setattr(extraction, "_run", counted)
+    detect(pipe, files)
+    assert sum(passes) == 9
+
+
+def test_nothing_usable_is_a_table_too(pipe, tmp_path):
+    table = detect(pipe, [tmp_path / "a", tmp_path / "b"])
+    assert table["label"].tolist() == [None, None]
+    assert np.isnan(table["probability"]).all()
+    assert table["error"].tolist() == ["the file does not exist"] * 2
+
+
+def test_threshold(pipe, photos):
+    table = detect(pipe, photos.data, pos_label="fake")
+    middle = float(np.median(table["probability"]))
+    stricter = detect(pipe, photos.data, threshold=middle, pos_label="fake")
+    np.testing.assert_array_equal(stricter["probability"], table["probability"])
+    np.testing.assert_array_equal(stricter["label"] == "fake", table["probability"] >= middle)
+    by_sklearn = FixedThresholdClassifier(
+        pipe, threshold=middle, pos_label="fake", response_method="predict_proba"
+    )
+    by_sklearn.fit(photos.data, np.array(["real", "fake"])[photos.target])
+    expected = by_sklearn.estimator_.predict_proba(photos.data)[:, 0]
+    labels = by_sklearn.predict(photos.data)
+    assert labels.tolist() == ["fake" if p >= middle else "real" for p in expected]
+    assert set(detect(pipe, photos.data, threshold=0, pos_label="fake")["label"]) == {"fake"}
+
+
+def test_the_second_class_unless_told(pipe, photos):
+    real, fake = (detect(pipe, photos.data, pos_label=label) for label in ("real", "fake"))
+    np.testing.assert_array_equal(detect(pipe, photos.data)["probability"], real["probability"])
+    np.testing.assert_allclose(real["probability"] + fake["probability"], 1, atol=1e-6)
+
+
+def test_images_of_all_kinds_keep_their_names(pipe, photos):
+    array = photos.data[0]
+    images = pd.Series([array, Image.fromarray(array), photo(), b""], name="photo")
+    table = detect(pipe, images)
+    assert table["image"].tolist()[:2] == ["array (96, 96, 3)", "PIL image (RGB, 96x96)"]
+    assert table["error"].tolist() == ["", "", "", "there are no bytes in it"]
+    assert table["probability"][0] == table["probability"][1]
+
+
+def test_a_search_detects_and_integers_stay_integers(photos, files):
+    search = GridSearchCV(make_pipe(), {"classifier__lr": [1e-3]}, cv=GroupKFold(2))
+    search.fit(photos.data, photos.target, groups=photos.groups)
+    labels = detect(search, files)["label"]
+    assert {type(label) for label in labels} == {int, type(None)}
+
+
+def test_what_cannot_be_meant(pipe, photos):
+    with pytest.raises(NotFittedError):
+        detect(make_pipe(), photos.data)
+    with pytest.raises(ValueError, match=r"pos_label='Fake' is not a class: \['fake', 'real'\]"):
+        detect(pipe, photos.data, pos_label="Fake")
+    with pytest.raises(TypeError, match="single path"):
+        detect(pipe, "a.jpg")
+    with pytest.raises(ValueError, match="threshold"):
+        detect(pipe, photos.data, threshold=50)
+    three = make_pipe().fit(photos.data, np.arange(24) % 3)
+    with pytest.raises(ValueError, match=r"two classes apart, the estimator knows \[0, 1, 2\]"):
+        detect(three, photos.data)
