@@ -37,7 +37,7 @@ def decode(path):
 
 
 def notebook_features(trunk, paths):
-    """One image at a time, gradients on."""
+    """One image at a time, gradients on; the notebook's trunk was never put in evaluation mode."""
     return np.stack([trunk(load(path)[None]).detach().numpy().ravel() for path in paths])
 
 
@@ -195,8 +195,9 @@ def notebook_step(model, optimizer, x, y, l1_factor):
     optimizer.step()
 
 
-def notebook_accuracy(model, loader):
-    model.eval()
+def notebook_accuracy(model, loader, put_right):
+    """Accuracy; the notebook's dropout and batch statistics were on while it scored."""
+    model.train(not put_right)
     with torch.no_grad():
         correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in loader)
     return correct / len(loader.dataset)
@@ -212,7 +213,7 @@ def notebook_epoch(state, X, y, l1_factor=1e-4):
     return model
 
 
-def notebook_train_model(state, X, y, X_val, y_val, n_epochs, l1_factor=1e-4):
+def notebook_train_model(state, X, y, X_val, y_val, n_epochs, put_right, l1_factor=1e-4):
     """The whole of it: both accuracies every ten batches."""
     model = notebook_tail(state)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
@@ -226,7 +227,7 @@ def notebook_train_model(state, X, y, X_val, y_val, n_epochs, l1_factor=1e-4):
             notebook_step(model, optimizer, *batch, l1_factor)
             if i % 10 == 0:
                 history.append(
-                    (notebook_accuracy(model, loader), notebook_accuracy(model, valid_loader))
+                    [notebook_accuracy(model, rows, put_right) for rows in (loader, valid_loader)]
                 )
     return model
 

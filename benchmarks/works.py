@@ -52,8 +52,8 @@ def ours_from_store(weights, paths, directory):
     return lambda: features.transform(paths)
 
 
-def notebook(weights, paths):
-    trunk = peers.torchvision_model(state_of(weights)).features[:16]
+def notebook(weights, paths, put_right=False):
+    trunk = peers.torchvision_model(state_of(weights)).features[:16].train(not put_right)
     peers.notebook_features(trunk, paths[:16])
     return lambda: peers.notebook_features(trunk, paths)
 
@@ -109,12 +109,12 @@ def our_training(weights, n_epochs):
     return lambda: classifier.fit(X, y, X_val=X_val, y_val=y_val)
 
 
-def notebook_training(weights, n_epochs):
+def notebook_training(weights, n_epochs, put_right=False):
     state = state_of(weights)
     X, y = rows_of(N_ROWS)
     X_val, y_val = rows_of(N_VALID, seed=1)
     peers.notebook_epoch(state, X[:128], y[:128])
-    return lambda: peers.notebook_train_model(state, X, y, X_val, y_val, n_epochs)
+    return lambda: peers.notebook_train_model(state, X, y, X_val, y_val, n_epochs, put_right)
 
 
 # ---- grid search ----

@@ -49,6 +49,7 @@ class TailNet(NeuralNet):
             criterion=torch.nn.CrossEntropyLoss,
             criterion__reduction="none",
             optimizer=torch.optim.Adam,
+            optimizer__foreach=True,  # bit for bit the same, with fewer calls
             train_split=None,
             **kwargs,
         )
