@@ -22,6 +22,14 @@ __all__ = ["ImageAugmenter", "View", "augment"]
 _LONGEST_SHARED = 1024
 
 
+def _gentle(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
+    """Mirror, crop and recolour: what leaves the traces of an edit as they are."""
+    if random_state.uniform() < 0.5:
+        image = ImageOps.mirror(image)
+    image = _random_crop(image, random_state)
+    return _recoloured(image, random_state) if random_state.uniform() < 0.5 else image
+
+
 def _sharing(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
     """Change a photograph as taking, editing and sharing it does."""
     draw = random_state.uniform
@@ -31,8 +39,7 @@ def _sharing(image: Image.Image, random_state: np.random.RandomState) -> Image.I
     if max(image.size) > _LONGEST_SHARED:
         image = DISTORTIONS["resize"].apply(image, _LONGEST_SHARED / max(image.size))
     if draw() < 0.5:
-        for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-            image = enhancer(image).enhance(draw(0.8, 1.2))
+        image = _recoloured(image, random_state)
     if draw() < 0.25:
         size = image.size
         image = DISTORTIONS["resize"].apply(image, draw(0.5, 0.9))
@@ -42,6 +49,17 @@ def _sharing(image: Image.Image, random_state: np.random.RandomState) -> Image.I
     if draw() < 0.5:
         image = DISTORTIONS["jpeg"].apply(image, random_state.randint(50, 96))
     return image
+
+
+def _recoloured(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
+    """Change brightness, contrast and saturation by up to 20 %."""
+    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhancer(image).enhance(random_state.uniform(0.8, 1.2))
+    return image
+
+
+def _mirrored(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
+    return ImageOps.mirror(image)
 
 
 def _random_crop(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
@@ -74,7 +92,12 @@ class _Recipe(NamedTuple):
     version: int
 
 
-_RECIPES = {"sharing": _Recipe(_sharing, 1), "contrast": _Recipe(_contrast, 1)}
+_RECIPES = {
+    "sharing": _Recipe(_sharing, 1),
+    "gentle": _Recipe(_gentle, 1),
+    "contrast": _Recipe(_contrast, 1),
+    "mirrored": _Recipe(_mirrored, 1),
+}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -96,7 +119,7 @@ class View(ImageView):
     seed : int
         Views of one photograph differ by it. One seed changes each photograph in a way of its own.
 
-    recipe : {"sharing", "contrast"}, default="sharing"
+    recipe : {"sharing", "gentle", "contrast", "mirrored"}, default="sharing"
         What may happen to the photograph; see :class:`ImageAugmenter`.
 
     Raises
@@ -160,15 +183,18 @@ class ImageAugmenter(BaseEstimator):
         Views of each photograph. With one ``random_state``, the first three of five views are the
         three that ``n_views=3`` gives.
 
-    recipe : {"sharing", "contrast"}, default="sharing"
+    recipe : {"sharing", "gentle", "contrast", "mirrored"}, default="sharing"
         - ``"sharing"``, after what photographs go through until somebody sees them: half of the
           views are mirrored; all are cropped to 80 to 100 % of the area, and scaled down where
           the longer side is still above 1024 pixels; half get another brightness, contrast and
           saturation, within 20 %; a quarter is scaled down, by 0.5 to 0.9, and up again; a
           quarter is blurred, with a standard deviation of 0.2 to 1.5 pixels; half are saved again
           as JPEG, of quality 50 to 95. Blur and JPEG at random are after [1]_.
+        - ``"gentle"``: mirrored, cropped and recoloured as above, and nothing that blurs the traces
+          of an edit.
         - ``"contrast"``: mirrored, turned upside down, contrast stretched (autocontrast) and
           histogram equalised, each with probability 1/2.
+        - ``"mirrored"``: left and right swapped, and nothing else; the seed does not matter.
 
     keep_originals : bool, default=True
         Whether the photographs themselves come before their views.
@@ -288,7 +314,7 @@ def augment(
         that are in ``X`` already, share the group of their photograph.
     n_views : int, default=3
         Views of each photograph.
-    recipe : {"sharing", "contrast"}, default="sharing"
+    recipe : {"sharing", "gentle", "contrast", "mirrored"}, default="sharing"
         What may happen to a photograph; see :class:`ImageAugmenter`.
     keep_originals : bool, default=True
         Whether the photographs themselves come before their views.

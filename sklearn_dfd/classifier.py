@@ -1,6 +1,7 @@
 """The classifier: scikit-learn's face of the tail and its training."""
 
 import copy
+from contextlib import nullcontext
 from numbers import Integral, Real
 from os import PathLike
 
@@ -66,6 +67,15 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     lr : float, default=1e-4
         Learning rate of Adam.
+
+    lr_schedule : {"constant", "one_cycle"}, default="constant"
+        ``"one_cycle"`` lets the learning rate of ``fit`` rise to ``lr`` over the first three
+        tenths of all steps, and fall to nothing until the last one [2]_: more epochs then do not
+        overshoot.
+
+    label_smoothing : float, default=0.0
+        Share of each label that is spread evenly over all classes in training [3]_, from 0 to
+        less than 1: probabilities of a detector that fits every row stay away from 0 and 1.
 
     l1_factor : float, default=1e-4
         Weight of the L1 norm of all parameters of the tail, BatchNorm and biases included. That
@@ -152,6 +162,12 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     .. [1] M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen (2018). MobileNetV2: Inverted
        Residuals and Linear Bottlenecks. CVPR.
 
+    .. [2] L. N. Smith, N. Topin (2019). Super-Convergence: Very Fast Training of Neural Networks
+       Using Large Learning Rates. SPIE.
+
+    .. [3] C. Szegedy, V. Vanhoucke, S. Ioffe, J. Shlens, Z. Wojna (2016). Rethinking the
+       Inception Architecture for Computer Vision. CVPR.
+
     Examples
     --------
     >>> from sklearn.datasets import make_classification
@@ -170,6 +186,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "hidden_layer_sizes": ["array-like"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "lr": [Interval(Real, 0, None, closed="left")],
+        "lr_schedule": [StrOptions({"constant", "one_cycle"})],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "l1_factor": [Interval(Real, 0, None, closed="left")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -193,6 +211,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         hidden_layer_sizes=(512, 256),
         dropout=0.2,
         lr=1e-4,
+        lr_schedule="constant",
+        label_smoothing=0.0,
         l1_factor=1e-4,
         max_epochs=10,
         batch_size=64,
@@ -210,6 +230,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.dropout = dropout
         self.lr = lr
+        self.lr_schedule = lr_schedule
+        self.label_smoothing = label_smoothing
         self.l1_factor = l1_factor
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -299,12 +321,16 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             self.net_ = self._make_net(tail, device)
             task = self._init_callback_context(max_subtasks=self.max_epochs)
             data = training_data(given_X, y, sample_weight if weighted else None, kept)
-            self._train(rows, valid_rows, self.max_epochs, task, data)
+            cycled = self.lr_schedule == "one_cycle"
+            with self.net_.one_cycle(self.max_epochs, rows) if cycled else nullcontext():
+                self._train(rows, valid_rows, self.max_epochs, task, data)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Train one epoch on the given rows, going on from the present weights.
+
+        ``lr_schedule`` is for ``fit``, which knows how many epochs there will be.
 
         Parameters
         ----------
@@ -485,6 +511,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return TailNet(
             tail,
             l1_factor=self.l1_factor,
+            label_smoothing=self.label_smoothing,
             generator=torch.Generator().manual_seed(self._order_seed + self.n_iter_),
             lr=self.lr,
             batch_size=self.batch_size,

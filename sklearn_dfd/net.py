@@ -4,11 +4,13 @@ Knows torch and skorch, and nothing of scikit-learn's conventions.
 """
 
 import math
+from contextlib import contextmanager
 
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, PrintLog
 from skorch.utils import to_numpy
+from torch.optim.lr_scheduler import OneCycleLR
 
 from sklearn_dfd.rows import Rows
 
@@ -35,6 +37,8 @@ class TailNet(NeuralNet):
         Initialised; it is trained in place.
     l1_factor : float
         Weight of the L1 norm of all the module's parameters in what is minimised.
+    label_smoothing : float
+        Share of each label that is spread over all classes, in what is minimised.
     generator : torch.Generator
         Of the order of the rows.
     valid_rows : Rows or None
@@ -43,17 +47,29 @@ class TailNet(NeuralNet):
         skorch's.
     """
 
-    def __init__(self, module, *, l1_factor=0.0, generator=None, valid_rows=None, **kwargs):
+    def __init__(
+        self,
+        module,
+        *,
+        l1_factor=0.0,
+        label_smoothing=0.0,
+        generator=None,
+        valid_rows=None,
+        **kwargs,
+    ):
         super().__init__(
             module,
             criterion=torch.nn.CrossEntropyLoss,
             criterion__reduction="none",
+            criterion__label_smoothing=label_smoothing,
             optimizer=torch.optim.Adam,
             optimizer__foreach=True,  # bit for bit the same, with fewer calls
             train_split=None,
             **kwargs,
         )
         self.l1_factor = l1_factor
+        self.label_smoothing = label_smoothing
+        self._schedule = None
         self.generator = generator
         self.valid_rows = valid_rows
 
@@ -63,6 +79,25 @@ class TailNet(NeuralNet):
         log = [("print_log", PrintLog())] if self.verbose else []
         return [("epoch_timer", EpochTimer()), *log]
 
+    @contextmanager
+    def one_cycle(self, n_epochs, rows):
+        """Let the learning rate rise and fall while ``rows`` are trained on for ``n_epochs``."""
+        n_steps = n_epochs * rows.n_batches(self.batch_size, **self._batching())
+        self._schedule = OneCycleLR(
+            self.optimizer_, self.lr, total_steps=n_steps, cycle_momentum=False
+        )
+        try:
+            yield
+        finally:
+            self._schedule = None
+            for group in self.optimizer_.param_groups:
+                group["lr"] = self.lr
+
+    def on_batch_end(self, net, batch=None, training=False, **kwargs):
+        """Move the learning rate on, where it is not constant."""
+        if training and self._schedule is not None:
+            self._schedule.step()
+
     def get_dataset(self, X, y=None):
         """Rows as they are; arrays of features become rows."""
         return X if isinstance(X, Rows) else Rows(to_numpy(X), y)
@@ -71,12 +106,10 @@ class TailNet(NeuralNet):
         """Whole batches of rows, shuffled in training."""
         if not training:
             return _Batches(dataset, EVALUATION_BATCH_SIZE)
-        return _Batches(
-            dataset,
-            self.batch_size,
-            generator=self.generator,
-            join_single=self.module_.has_batch_norm(),
-        )
+        return _Batches(dataset, self.batch_size, generator=self.generator, **self._batching())
+
+    def _batching(self):
+        return {"join_single": self.module_.has_batch_norm()}
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Mean cross-entropy, weighted; the penalty acts on the gradients."""

@@ -34,6 +34,12 @@ class Rows(Dataset):
     def __len__(self):
         return len(self.order)
 
+    def n_batches(self, batch_size, *, join_single=False):
+        """Count what `batches` yields."""
+        n = -(-len(self.order) // batch_size)
+        single = len(self.order) - (n - 1) * batch_size == 1
+        return n - 1 if join_single and n > 1 and single else n
+
     def batches(self, batch_size, *, generator=None, join_single=False):
         """Yield ``(X, (y, weight))`` as tensors, shuffled where a generator is given.
 
@@ -43,9 +49,7 @@ class Rows(Dataset):
         order = self.order
         if generator is not None:
             order = order[torch.randperm(len(order), generator=generator).numpy()]
-        starts = list(range(0, len(order), batch_size))
-        if join_single and len(starts) > 1 and len(order) - starts[-1] == 1:
-            starts.pop()
+        starts = batch_size * np.arange(self.n_batches(batch_size, join_single=join_single))
         for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
             rows = order[start:stop]
             yield (

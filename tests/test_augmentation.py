@@ -27,7 +27,7 @@ from sklearn_dfd.decoding import content_digest, load_rgb, to_rgb
 from sklearn_dfd.feature_store import MemoryStore
 from sklearn_dfd.images import ImageError, read_source
 
-RECIPES = ["sharing", "contrast"]
+RECIPES = ["sharing", "gentle", "contrast"]
 PHOTO = Image.fromarray(picture(5, 6)).resize((80, 60), Image.Resampling.BICUBIC)
 PIXELS = np.array(PHOTO)
 PATHS = ["a.jpg", "b.jpg", "c.jpg"]
@@ -53,7 +53,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_views_differ_by_seed_and_by_photograph(recipe):
     seeds = [render(View(PIXELS, seed, recipe)) for seed in range(30)]
-    assert len({image.tobytes() for image in seeds}) > (25 if recipe == "sharing" else 8)
+    assert len({image.tobytes() for image in seeds}) > (8 if recipe == "contrast" else 25)
     other = PIXELS.copy()
     other[0, 0] ^= 1
     same_seed = [render(View(other, seed, recipe)) for seed in range(30)]
@@ -161,8 +161,27 @@ def test_view_is_small_hashable_and_immutable():
 
 
 def test_unknown_recipe():
-    with pytest.raises(ValueError, match="recipe is 'sepia'; there are sharing, contrast"):
+    with pytest.raises(ValueError, match="recipe is 'sepia'; there are sharing, gentle, contrast"):
         View("a.jpg", 0, "sepia")
+
+
+def test_gentle_views_are_cut_out_along_whole_pixels():
+    """Nothing is resampled, so that the traces of an edit stay."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    windows = np.lib.stride_tricks.sliding_window_view
+    found = set()
+    for seed in range(20):
+        image = render(View(noise, seed, "gentle"))
+        for mirrored, whole in ((False, noise), (True, noise[:, ::-1])):
+            places = windows(whole, image.shape)
+            if (places == image).all((-3, -2, -1)).any():
+                found.add((mirrored, image.shape))
+    assert len(found) > 5 and {mirrored for mirrored, _ in found} == {False, True}
+
+
+def test_mirrored_views():
+    for seed in (0, 1):
+        np.testing.assert_array_equal(render(View(PIXELS, seed, "mirrored")), PIXELS[:, ::-1])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -272,6 +272,42 @@ def test_penalty_is_added_once_a_step(make_net):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_labels_are_smoothed_as_by_hand(make_net):
+    net, rows = make_net(label_smoothing=0.3), make_rows()
+    X, (y, weight) = batch = next(rows.batches(64))
+    smooth = 0.7 * F.one_hot(y, N_CLASSES) + 0.3 / N_CLASSES
+    expected = -(smooth * F.log_softmax(net.module_(X), dim=1)).sum(1)
+    torch.testing.assert_close(net.train_step_single(batch)["loss"], (expected * weight).mean())
+    # what is reported is the cross-entropy itself
+    loss, _ = net.measure(rows)
+    logits = net.module_(torch.from_numpy(rows.X)).detach().double()
+    p = torch.softmax(logits, dim=1).numpy()
+    assert loss == pytest.approx(log_loss(rows.y, p, sample_weight=rows.weight), rel=1e-4)
+
+
+@pytest.mark.parametrize(("layer", "n_rows"), [("pool", 65), (17, 65), (17, 129)])
+def test_one_cycle_rises_and_falls_over_all_steps(make_net, layer, n_rows):
+    net, rows, seen = make_net(layer, batch_size=16), make_rows(layer, n_rows=n_rows), []
+    step = net.train_step
+
+    def watched(*args, **kwargs):
+        seen.append(net.optimizer_.param_groups[0]["lr"])
+        return step(*args, **kwargs)
+
+    net.train_step = watched
+    net.notify("on_train_begin", X=rows, y=None)
+    with net.one_cycle(6, rows):
+        for _ in range(6):
+            net.fit_loop(rows, epochs=1)
+    top = int(np.argmax(seen))
+    assert len(seen) == 6 * len(list(net.get_iterator(rows, training=True)))
+    assert top == pytest.approx(0.3 * len(seen) - 1, abs=1)
+    assert (np.diff(seen[: top + 1]) > 0).all() and (np.diff(seen[top:]) < 0).all()
+    assert max(seen) == pytest.approx(1e-3, rel=0.05) and seen[-1] < 1e-8 < 1e-5 < seen[0]
+    # whoever goes on, goes on at the rate that was asked for
+    assert net.optimizer_.param_groups[0]["lr"] == 1e-3
+
+
 @pytest.mark.parametrize(("layer", "sizes"), [("pool", [64, 1]), (17, [65])])
 def test_single_row_joins_for_the_sake_of_batch_norm_alone(make_net, layer, sizes):
     net = make_net(layer)

@@ -1,0 +1,202 @@
+"""A detector that trains on views of its photographs, and judges them in both mirror images."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, _fit_context, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter
+
+from sklearn_dfd.augmentation import ImageAugmenter, View, augment
+from sklearn_dfd.images import as_image_list
+
+
+class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+    """Train a detector on photographs and views of them; judge photographs and mirror images.
+
+    ``fit`` makes the views, of the rows that it is given and of nothing else: in cross-validation
+    and searches over this estimator no view of a photograph to test on is trained on. What is
+    tested are photographs as they are.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Takes images: a pipeline of :class:`~sklearn_dfd.MobileNetV2Features` and
+        :class:`~sklearn_dfd.DeepFakeClassifier`. It is cloned.
+
+    n_views : int, default=8
+        Views of each photograph to train on, beside the photograph; 0 for none.
+
+    recipe : {"sharing", "gentle", "contrast", "mirrored"}, default="gentle"
+        What may happen to a photograph in a view, see
+        :class:`~sklearn_dfd.augmentation.ImageAugmenter`.
+
+    average_mirrored : bool, default=True
+        Whether the probability of a photograph is the mean of its own and of that of its mirror
+        image, which takes twice the time.
+
+    random_state : int, default=0
+        Seed of the views. An int alone: all fits of a search then make the same views, and the
+        features of each are computed once.
+
+    Attributes
+    ----------
+    estimator_ : classifier
+        The fitted clone.
+
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+
+    See Also
+    --------
+    make_deepfake_pipeline : ``preset="accurate"`` makes one.
+    sklearn_dfd.augmentation.ImageAugmenter : The same views, for imbalanced-learn's pipelines.
+
+    Notes
+    -----
+    Every photograph takes ``n_views + 1`` rows of features in training. Those of a large
+    collection do not fit the memory of the process: give the transformer a directory
+    (``memory=``), and ``FeatureStore(directory, dtype="float16")`` to halve it.
+
+    Examples
+    --------
+    >>> from sklearn_dfd import make_deepfake_pipeline
+    >>> from sklearn_dfd.augmented_classifier import AugmentedClassifier
+    >>> from sklearn_dfd.datasets import make_spliced_photos
+    >>> photos = make_spliced_photos(40, random_state=0)
+    >>> pipe = make_deepfake_pipeline(weights=None, image_size=64, max_epochs=1, random_state=0)
+    >>> detector = AugmentedClassifier(pipe, n_views=1).fit(photos.data, photos.target)
+    >>> detector.predict_proba(photos.data[:3]).shape
+    (3, 2)
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        **ImageAugmenter._parameter_constraints,
+        "estimator": [HasMethods(["fit", "predict_proba"])],
+        "n_views": [Interval(Integral, 0, None, closed="left")],
+        "average_mirrored": ["boolean"],
+        "random_state": [Interval(Integral, 0, None, closed="left")],
+    }
+    del _parameter_constraints["keep_originals"]
+
+    def __init__(
+        self, estimator, *, n_views=8, recipe="gentle", average_mirrored=True, random_state=0
+    ):
+        self.estimator = estimator
+        self.n_views = n_views
+        self.recipe = recipe
+        self.average_mirrored = average_mirrored
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None, groups=None):
+        """Train on photographs and their views.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            See :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+
+        y : array-like of shape (n_images,)
+            Their labels.
+
+        sample_weight : array-like of shape (n_images,), default=None
+            Weights; a view weighs as much as its photograph.
+
+        groups : array-like of shape (n_images,), default=None
+            What stays together where the classifier sets rows aside (``early_stopping``). None
+            makes each photograph a group: its views are on its side in any case.
+
+        Returns
+        -------
+        self : AugmentedClassifier
+            Fitted.
+
+        Raises
+        ------
+        ImageError
+            If images cannot be used; it names them all.
+        ValueError, TypeError
+            If ``X`` is not a collection of images, lengths differ, or the classifier takes no
+            weights.
+        """
+        faces = augment(
+            X,
+            y,
+            groups,
+            n_views=max(self.n_views, 1),
+            recipe=self.recipe,
+            random_state=self.random_state,
+        )
+        n_images = len(as_image_list(X))
+        rows = np.arange((self.n_views + 1) * n_images)
+        images, target, groups = (faces[name][rows] for name in ("data", "target", "groups"))
+        last, prefix = self.estimator, ""
+        if isinstance(last, Pipeline):
+            name, last = last.steps[-1]
+            prefix = f"{name}__"
+        params = {}
+        if has_fit_parameter(last, "groups"):
+            params[f"{prefix}groups"] = groups
+        if sample_weight is not None:
+            if not has_fit_parameter(last, "sample_weight"):
+                raise ValueError(f"{type(last).__name__} takes no sample_weight.")
+            sample_weight = column_or_1d(sample_weight)
+            if len(sample_weight) != n_images:
+                raise ValueError(
+                    f"sample_weight has {len(sample_weight)} values for {n_images} images."
+                )
+            params[f"{prefix}sample_weight"] = sample_weight[rows % n_images]
+        self.estimator_ = clone(self.estimator).fit(images, target, **params)
+        self.classes_ = self.estimator_.classes_
+        return self
+
+    def predict_proba(self, X):
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            See :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+
+        Returns
+        -------
+        p : ndarray of float32, shape (n_images, n_classes)
+            In the order of ``classes_``; each row sums to 1.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ImageError
+            If images cannot be used; it names them all.
+        """
+        check_is_fitted(self)
+        probability = self.estimator_.predict_proba(X)
+        if self.average_mirrored:
+            mirrored = [View(image, 0, "mirrored") for image in as_image_list(X)]
+            probability = (probability + self.estimator_.predict_proba(mirrored)) / 2
+        return probability
+
+    def predict(self, X):
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : sequence of n_images images
+            See :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+
+        Returns
+        -------
+        y : ndarray of shape (n_images,)
+            The most probable label of each image, of the type of ``classes_``.
+        """
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags

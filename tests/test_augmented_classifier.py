@@ -1,0 +1,152 @@
+"""Tests of sklearn_dfd.augmented_classifier: views in training, both mirror images in judging."""
+
+import joblib
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, GroupKFold
+
+from sklearn_dfd import MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd.augmentation import ImageAugmenter, View
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
+from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd.images import ImageError
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    photos = make_spliced_photos(24, image_size=32, random_state=0)
+    folder = tmp_path_factory.mktemp("photos")
+    paths = [str(folder / f"{i:02}.png") for i in range(24)]
+    for path, pixels in zip(paths, photos.data, strict=True):
+        Image.fromarray(pixels).save(path)
+    photos.update(data=np.array(paths, dtype=object))
+    return photos
+
+
+@pytest.fixture
+def pipe():
+    return make_deepfake_pipeline(
+        weights=None, image_size=32, max_epochs=1, hidden_layer_sizes=(8,), random_state=0
+    )
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What the transformer was given, call by call."""
+    calls = []
+    transform = MobileNetV2Features.transform
+
+    def watched(self, images):
+        calls.append(list(images))
+        return transform(self, images)
+
+    monkeypatch.setattr(MobileNetV2Features, "transform", watched)
+    return calls
+
+
+def test_trained_as_by_hand(pipe, photos):
+    detector = AugmentedClassifier(pipe, n_views=2, average_mirrored=False, random_state=3)
+    augmenter = ImageAugmenter(2, recipe="gentle", random_state=3)
+    X, y = augmenter.fit_resample(photos.data, photos.target)
+    expected = clone(pipe).fit(X, y).predict_proba(photos.data)
+    actual = detector.fit(photos.data, photos.target).predict_proba(photos.data)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_judged_in_both_mirror_images(pipe, photos):
+    detector = AugmentedClassifier(pipe, n_views=0).fit(photos.data, photos.target)
+    mirrored = [np.array(Image.open(path).convert("RGB"))[:, ::-1] for path in photos.data]
+    both = [detector.estimator_.predict_proba(X) for X in (photos.data, mirrored)]
+    assert np.abs(both[0] - both[1]).max() > 1e-4
+    probability = detector.predict_proba(photos.data)
+    np.testing.assert_allclose(probability, np.mean(both, axis=0), atol=1e-6)
+    np.testing.assert_array_equal(detector.predict(photos.data), probability.argmax(axis=1))
+
+
+def test_no_view_of_what_is_tested_is_trained_on(pipe, photos, seen):
+    detector = AugmentedClassifier(pipe, n_views=2)
+    search = GridSearchCV(
+        detector, {"estimator__classifier__lr": [1e-4, 1e-3]}, cv=GroupKFold(2), refit=False
+    )
+    search.fit(photos.data, photos.target, groups=photos.groups)
+    assert len(seen) == 4 * 3  # training, testing, mirror images
+    for training, testing, mirrored in zip(seen[::3], seen[1::3], seen[2::3], strict=True):
+        assert sum(isinstance(image, View) for image in training) == 2 * 12
+        assert not any(isinstance(image, View) for image in testing)
+        assert [view.source for view in mirrored] == testing
+        trained = {getattr(image, "source", image) for image in training}
+        groups = {photos.groups[list(photos.data).index(path)] for path in trained}
+        assert len(trained) == 12
+        assert not groups & {photos.groups[list(photos.data).index(path)] for path in testing}
+    # candidates and folds are given the same views of a photograph: each is computed once
+    views = {image for training in seen[::3] for image in training if isinstance(image, View)}
+    assert len(views) == 2 * 24
+
+
+def test_early_stopping_sets_whole_photographs_aside(pipe, photos, monkeypatch):
+    import sklearn_dfd.classifier as module
+
+    sides = []
+    set_aside = module.set_aside
+
+    def watched(rows, groups, *args):
+        kept, aside = set_aside(rows, groups, *args)
+        sides.append((set(groups[kept.order]), set(groups[aside.order])))
+        return kept, aside
+
+    monkeypatch.setattr(module, "set_aside", watched)
+    pipe.set_params(classifier__early_stopping=True, classifier__validation_fraction=0.3)
+    detector = AugmentedClassifier(pipe, n_views=2)
+    detector.fit(photos.data, photos.target)
+    detector.fit(photos.data, photos.target, groups=photos.groups)
+    assert len(sides) == 2
+    for kept, aside in sides:
+        assert kept and aside and not kept & aside
+    assert len(set.union(*sides[0])) == 24 and len(set.union(*sides[1])) == len(set(photos.groups))
+
+
+def test_sample_weight_of_a_view_is_that_of_its_photograph(pipe, photos):
+    left_out = np.arange(24) < 12
+    weight = np.where(left_out, 0.0, 1.0)
+    detector = AugmentedClassifier(pipe, n_views=1)
+    a = detector.fit(photos.data, photos.target, sample_weight=weight).predict_proba(photos.data)
+    detector.fit(photos.data[~left_out], photos.target[~left_out])
+    np.testing.assert_allclose(a, detector.predict_proba(photos.data), atol=1e-6)
+
+
+def test_saved_and_loaded(pipe, photos, tmp_path):
+    detector = AugmentedClassifier(pipe, n_views=1).fit(photos.data, photos.target)
+    joblib.dump(detector, tmp_path / "detector.joblib")
+    loaded = joblib.load(tmp_path / "detector.joblib")
+    np.testing.assert_array_equal(
+        loaded.predict_proba(photos.data), detector.predict_proba(photos.data)
+    )
+
+
+def test_labels_in_words(pipe, photos):
+    words = photos.target_names[photos.target]
+    detector = AugmentedClassifier(pipe, n_views=1).fit(photos.data, words)
+    assert detector.classes_.tolist() == sorted(set(words))
+    assert set(detector.predict(photos.data)) <= set(words)
+    assert 0 <= detector.score(photos.data, words) <= 1
+
+
+def test_bad_input(pipe, photos):
+    with pytest.raises(NotFittedError):
+        AugmentedClassifier(pipe).predict_proba(photos.data)
+    with pytest.raises(ValueError, match="y has 3 values for 24 images"):
+        AugmentedClassifier(pipe).fit(photos.data, [0, 1, 0])
+    with pytest.raises(ValueError, match="n_views"):
+        AugmentedClassifier(pipe, n_views=-1).fit(photos.data, photos.target)
+    with pytest.raises(ValueError, match="random_state"):
+        AugmentedClassifier(pipe, random_state=None).fit(photos.data, photos.target)
+    with pytest.raises(ImageError, match=r"absent\.jpg"):
+        AugmentedClassifier(pipe, n_views=1).fit([*photos.data, "absent.jpg"], [*photos.target, 0])
+    detector = AugmentedClassifier(DummyClassifier(strategy="prior"), n_views=1)
+    assert detector.fit(photos.data, photos.target).predict_proba(photos.data).shape == (24, 2)
+    with pytest.raises(ValueError, match="sample_weight has 3 values for 24 images"):
+        detector.fit(photos.data, photos.target, sample_weight=[1, 2, 3])
