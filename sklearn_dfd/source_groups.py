@@ -18,6 +18,8 @@ from sklearn_dfd.decoding import content_digest, to_rgb
 from sklearn_dfd.images import ImageError, as_image_list, describe, read_source
 from sklearn_dfd.thumbnails import matches, thumbnail
 
+__all__ = ["LeakageError", "check_leakage", "find_copies", "find_source_groups"]
+
 
 class LeakageError(ValueError):
     """Images to test on are made from photographs that are trained on.
@@ -91,7 +93,7 @@ def find_source_groups(
     Examples
     --------
     >>> from sklearn.datasets import load_sample_images
-    >>> from sklearn_dfd.source_groups import find_source_groups
+    >>> from sklearn_dfd.model_selection import find_source_groups
     >>> china, flower = load_sample_images().images
     >>> edited = china.copy()
     >>> edited[200:320, 250:400] = flower[200:320, 250:400]
@@ -218,7 +220,7 @@ def check_leakage(
     Examples
     --------
     >>> from sklearn.datasets import load_sample_images
-    >>> from sklearn_dfd.source_groups import check_leakage
+    >>> from sklearn_dfd.model_selection import check_leakage
     >>> china, flower = load_sample_images().images
     >>> check_leakage([china], [flower])
     >>> check_leakage([china], [flower, china[:, 20:]])  # doctest: +IGNORE_EXCEPTION_DETAIL
