@@ -4,6 +4,7 @@ import os
 from numbers import Real
 
 import numpy as np
+from sklearn.utils._optional_dependencies import check_pandas_support
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
@@ -12,6 +13,8 @@ from sklearn_dfd.images import ImageError, as_image_list, describe
 __all__ = ["detect"]
 
 _CHUNK = 512  # images whose features are in memory together
+# how sure a verdict sounds, from which probability of the class on that an image is called
+_WORDS = ((0.9, "very likely"), (0.7, "likely"), (0.5, "uncertain, leaning to"))
 
 
 @validate_params(
@@ -48,20 +51,27 @@ def detect(estimator, X, *, threshold=0.5, pos_label=None):
 
     Returns
     -------
-    table : dict of str to ndarray of shape (n_images,)
-        Columns in the order of ``X``, fit for ``pandas.DataFrame``:
+    table : pandas.DataFrame
+        One row for each image, in the order of ``X``:
 
-        image : object
-            The path as str, or what kind of image it is, such as "array (480, 640, 3)".
-        label : object
-            The class that it is called; None where the image cannot be used.
+        path : str
+            The path, or what kind of image it is, such as "array (480, 640, 3)".
+        label
+            The class that it is called; missing where the image cannot be used.
         probability : float64
             Of ``pos_label``; NaN where the image cannot be used.
-        error : object
+        verdict : str
+            The row in words, for a person: "very likely fake", from a probability of 0.9 of the
+            class that it is called, "likely fake" from 0.7, "uncertain, leaning to fake" below, or
+            why the image was not judged. No surer than the probability is true: look at
+            :class:`sklearn.calibration.CalibratedClassifierCV`.
+        error : str
             What is wrong with the image, "" for nothing.
 
     Raises
     ------
+    ImportError
+        If pandas is missing, before anything is computed.
     NotFittedError
         If the estimator is not fitted.
     TypeError, ValueError
@@ -70,18 +80,20 @@ def detect(estimator, X, *, threshold=0.5, pos_label=None):
 
     Examples
     --------
-    >>> from sklearn_dfd import make_deepfake_pipeline
+    >>> from sklearn_dfd import detect, make_deepfake_pipeline
     >>> from sklearn_dfd.datasets import make_spliced_photos
-    >>> from sklearn_dfd.detection import detect
     >>> photos = make_spliced_photos(40, random_state=0)
     >>> pipe = make_deepfake_pipeline(weights=None, image_size=64, max_epochs=1, random_state=0)
     >>> pipe = pipe.fit(photos.data, photos.target_names[photos.target])
     >>> table = detect(pipe, [photos.data[0], "absent.jpg"], pos_label="spliced")
-    >>> table["image"].tolist()
+    >>> table.columns.tolist()
+    ['path', 'label', 'probability', 'verdict', 'error']
+    >>> table["path"].tolist()
     ['array (96, 96, 3)', 'absent.jpg']
-    >>> table["error"].tolist()
-    ['', 'the file does not exist']
+    >>> table["verdict"][1]
+    'not judged: the file does not exist'
     """
+    pandas = check_pandas_support("detect")
     check_is_fitted(estimator)
     classes = np.asarray(estimator.classes_)
     if len(classes) != 2:
@@ -107,12 +119,31 @@ def detect(estimator, X, *, threshold=0.5, pos_label=None):
             else:
                 probability[rows] = chunk[:, column]
                 break
-    label = classes.astype(object)[np.where(probability >= threshold, column, 1 - column)]
+    called_pos = probability >= threshold
+    label = classes.astype(object)[np.where(called_pos, column, 1 - column)]
     label[error != ""] = None
-    name = np.empty(len(images), dtype=object)
-    name[:] = [_name(image) for image in images]
-    return {"image": name, "label": label, "probability": probability, "error": error}
+    sure = np.where(called_pos, probability, 1 - probability)
+    return pandas.DataFrame(
+        {
+            "path": [_name(image) for image in images],
+            "label": label,
+            "probability": probability,
+            "verdict": [_verdict(*row) for row in zip(label, sure, error, strict=True)],
+            "error": error,
+        }
+    )
 
 
 def _name(image):
     return os.fsdecode(image) if isinstance(image, str | os.PathLike) else describe(image)
+
+
+def _verdict(label, sure, error):
+    """Put into words what an image is called, and how sure that is."""
+    if error:
+        return f"not judged: {error}"
+    name = label if isinstance(label, str) else f"class {label}"
+    for least, words in _WORDS:
+        if sure >= least:
+            return f"{words} {name}"
+    return f"uncertain, called {name} by the threshold"

@@ -9,7 +9,7 @@ said in a short sentence that leaves out which one it is: the caller knows, name
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -301,6 +301,43 @@ def read_source(source: Any) -> RawImage:
     if isinstance(source, ImageView):
         return DerivedImage(read_source(source.source), source.signature, source.render)
     raise TypeError(f"it is of type {type(source).__name__}; {AN_IMAGE_IS}")
+
+
+def read_all(
+    images: Sequence[Any] | np.ndarray,
+    read: Callable[[RawImage], Any],
+    rows: Iterable[int] | None = None,
+) -> list[Any]:
+    """Fetch and read images, with one error for all of them that cannot be used.
+
+    Parameters
+    ----------
+    images : list or ndarray
+        What `as_image_list` returns.
+    read : callable
+        From what `read_source` returns to anything, as `decoding.to_rgb`.
+    rows : iterable of int, default=None
+        Which of the images; None for all.
+
+    Returns
+    -------
+    done : list
+        What `read` returned, an item a row.
+
+    Raises
+    ------
+    ImageError
+        If images cannot be used.
+    """
+    done, failures = [], []
+    for row in range(len(images)) if rows is None else rows:
+        try:
+            done.append(read(read_source(images[row])))
+        except (OSError, ValueError, TypeError) as error:
+            failures.append((row, describe(images[row]), str(error)))
+    if failures:
+        raise ImageError(failures, len(images), hint="Repair them, or leave them out.")
+    return done
 
 
 def _read_file(path: str | os.PathLike) -> bytes:

@@ -1,17 +1,15 @@
-"""Displays of what a training did."""
+"""Displays of what a training did, and of where a decision comes from."""
 
 import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_dfd.classifier import DeepFakeClassifier
+from sklearn_dfd.gradcam import GradCAMDisplay, unwrapped
 
-__all__ = ["TrainingHistoryDisplay"]
+__all__ = ["GradCAMDisplay", "TrainingHistoryDisplay"]
 
 _PANELS = (("accuracy", "Accuracy"), ("loss", "Cross-entropy"))
-# attributes under which scikit-learn's meta-estimators keep what they fitted, before what they
-# were given
-_INNER = ("best_estimator_", "estimator_", "estimator")
 
 
 class TrainingHistoryDisplay:
@@ -230,20 +228,16 @@ def _plot_history(axes, history, measure, prefix, best, color):
 
 def _fitted_classifier(estimator):
     """Find the DeepFakeClassifier at the end of pipelines, searches and meta-estimators."""
-    inner = estimator
-    while not isinstance(inner, DeepFakeClassifier):
-        if isinstance(inner, Pipeline):
-            inner = inner.steps[-1][1]
-            continue
-        attribute = next((name for name in _INNER if hasattr(inner, name)), None)
-        if attribute is None:
-            there = "" if inner is estimator else f" with a {type(inner).__name__} in that place"
-            raise TypeError(
-                "TrainingHistoryDisplay takes a fitted DeepFakeClassifier, a Pipeline that ends in "
-                "one, or a search or another meta-estimator that fitted either; got "
-                f"{type(estimator).__name__}{there}."
-            )
-        inner = getattr(inner, attribute)
+    inner = unwrapped(estimator, DeepFakeClassifier | Pipeline)
+    while isinstance(inner, Pipeline):
+        inner = unwrapped(inner.steps[-1][1], DeepFakeClassifier | Pipeline)
+    if not isinstance(inner, DeepFakeClassifier):
+        there = "" if inner is estimator else f" with a {type(inner).__name__} in that place"
+        raise TypeError(
+            "TrainingHistoryDisplay takes a fitted DeepFakeClassifier, a Pipeline that ends in "
+            "one, or a search or another meta-estimator that fitted either; got "
+            f"{type(estimator).__name__}{there}."
+        )
     check_is_fitted(
         inner,
         "history_",

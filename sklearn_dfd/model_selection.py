@@ -11,8 +11,15 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _num_samples, column_or_1d
 
 from sklearn_dfd.images import ImageView, as_image_list, describe, number_by_origin
+from sklearn_dfd.source_groups import LeakageError, check_leakage, find_source_groups
 
-__all__ = ["OriginalsSplit", "train_test_group_split"]
+__all__ = [
+    "LeakageError",
+    "OriginalsSplit",
+    "check_leakage",
+    "find_source_groups",
+    "train_test_group_split",
+]
 
 _N_TRIES = 10
 

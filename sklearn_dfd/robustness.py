@@ -1,6 +1,6 @@
 """How much of a detector's score is left after what happens to images on their way."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import Any
 
@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils._optional_dependencies import check_matplotlib_support
+from sklearn.utils._optional_dependencies import check_matplotlib_support, check_pandas_support
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from sklearn_dfd.decoding import check_header, to_rgb
 from sklearn_dfd.distortions import DISTORTIONS, check_level
-from sklearn_dfd.images import ImageError, as_image_list, describe, read_source
+from sklearn_dfd.images import as_image_list, read_all
 from sklearn_dfd.metrics import bootstrap_interval
 
 __all__ = ["RobustnessDisplay", "evaluate_robustness"]
@@ -104,10 +104,10 @@ def evaluate_robustness(
 
     Returns
     -------
-    results : dict of str to ndarray of shape (1 + n_distorted,)
-        Fit for ``pandas.DataFrame``; the first row is that of the images as they are.
+    results : pandas.DataFrame
+        One row for each distortion and level, after that of the images as they are.
 
-        distortion : object
+        distortion : str
             Its name; "none" in the first row.
         level : float64
             Its level; NaN in the first row.
@@ -118,6 +118,8 @@ def evaluate_robustness(
 
     Raises
     ------
+    ImportError
+        If pandas is missing, before anything is computed.
     NotFittedError
         If the estimator is not fitted.
     ImageError
@@ -152,6 +154,7 @@ def evaluate_robustness(
     >>> results["distortion"].tolist(), results["level"].tolist()
     (['none', 'jpeg', 'jpeg'], [nan, 90.0, 30.0])
     """
+    pandas = check_pandas_support("evaluate_robustness")
     check_is_fitted(estimator)
     conditions = _conditions(distortions)
     images = as_image_list(X)
@@ -171,7 +174,7 @@ def evaluate_robustness(
     }
     # what is wrong with the groups, or an image, shows before much is computed
     bootstrap_interval(accuracy_score, y, y, **{**options, "n_resamples": 1})
-    _read_all(images, range(len(images)), check_header)
+    read_all(images, check_header)
     labels = np.empty((1 + len(conditions), len(images)), dtype=object)
     scores = np.empty((1 + len(conditions), len(images)))
     for rows, pixels in _chunks(images):
@@ -181,32 +184,17 @@ def evaluate_robustness(
             distorted = [np.asarray(apply(image, level)) for image in pixels]
             labels[i, rows], scores[i, rows] = _judge(estimator, distorted)
 
-    results: dict[str, Any] = {
-        "distortion": np.array(["none", *(name for name, _ in conditions)], dtype=object),
-        "level": np.array([np.nan, *(level for _, level in conditions)], dtype=np.float64),
-    }
+    results = pandas.DataFrame([("none", np.nan), *conditions], columns=["distortion", "level"])
+    results["level"] = results["level"].astype(np.float64)
     labels = labels.astype(y.dtype)
     for score, metric, judged in (
         ("accuracy", accuracy_score, labels),
         ("roc_auc", roc_auc_score, scores),
     ):
-        results[score] = np.array([metric(y, row) for row in judged])
+        results[score] = [metric(y, row) for row in judged]
         ends = [bootstrap_interval(metric, y, row, **options) for row in judged]
         results[f"{score}_low"], results[f"{score}_high"] = np.array(ends).T
     return results
-
-
-def _read_all(images: Any, rows: Iterable[int], read: Callable) -> list[Any]:
-    """Read some of the images; one error for all of them that cannot be used."""
-    done, failures = [], []
-    for row in rows:
-        try:
-            done.append(read(read_source(images[row])))
-        except (OSError, ValueError, TypeError) as error:
-            failures.append((row, describe(images[row]), str(error)))
-    if failures:
-        raise ImageError(failures, len(images), hint="Repair them, or leave them out.")
-    return done
 
 
 def _chunks(images: Any) -> Iterator[tuple[list[int], list[Image.Image]]]:
@@ -215,7 +203,7 @@ def _chunks(images: Any) -> Iterator[tuple[list[int], list[Image.Image]]]:
     pixels: list[Image.Image] = []
     for row in range(len(images)):
         rows.append(row)
-        pixels += _read_all(images, [row], to_rgb)
+        pixels += read_all(images, to_rgb, [row])
         n_pixels = sum(image.width * image.height for image in pixels)
         if len(rows) == _CHUNK or n_pixels >= _CHUNK_PIXELS or row == len(images) - 1:
             yield rows, pixels
@@ -237,7 +225,7 @@ class RobustnessDisplay:
 
     Parameters
     ----------
-    results : dict
+    results : pandas.DataFrame
         What :func:`evaluate_robustness` returns.
 
     Attributes
@@ -258,12 +246,12 @@ class RobustnessDisplay:
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import pandas as pd
     >>> from sklearn_dfd.robustness import RobustnessDisplay
-    >>> results = {"distortion": np.array(["none", "jpeg"]), "level": np.array([np.nan, 50])}
+    >>> results = pd.DataFrame({"distortion": ["none", "jpeg"], "level": [float("nan"), 50]})
     >>> for score in ("accuracy", "roc_auc"):
-    ...     results[score] = np.array([0.9, 0.7])
-    ...     results[f"{score}_low"], results[f"{score}_high"] = results[score] + [[-0.1], [0.1]]
+    ...     results[score] = [0.9, 0.7]
+    ...     results[f"{score}_low"], results[f"{score}_high"] = [0.8, 0.6], [1.0, 0.8]
     >>> display = RobustnessDisplay(results).plot()
     >>> [axes.get_xlabel() for axes in display.axes_]
     ['JPEG quality']
@@ -346,7 +334,7 @@ class RobustnessDisplay:
         self.lines_ = [
             self._plot_panel(axes, name) for axes, name in zip(self.axes_, names, strict=True)
         ]
-        lowest = min(np.nanmin(self.results[f"{score}_low"]) for score in _SCORES)
+        lowest = min(self.results[f"{score}_low"].min() for score in _SCORES)
         for axes in self.axes_:
             axes.set_ylim(min(0.45, lowest - 0.05), 1.02)
         marks = [
@@ -363,28 +351,26 @@ class RobustnessDisplay:
     def _plot_panel(self, axes, name):
         """Plot both scores under one distortion; return their lines."""
         distortion = DISTORTIONS[name]
-        rows = np.flatnonzero(np.isin(self.results["distortion"], ["none", name]))
-        level = self.results["level"][rows]
-        level = np.where(np.isnan(level), distortion.undistorted, level)
-        order = np.argsort(-level if distortion.descending else level, kind="stable")
-        rows, level = rows[order], level[order]
-        untouched = int(np.flatnonzero(self.results["distortion"][rows] == "none")[0])
-        places = np.arange(len(rows))
+        shown = self.results[self.results["distortion"].isin(["none", name])]
+        shown = shown.fillna({"level": distortion.undistorted})
+        shown = shown.sort_values("level", ascending=not distortion.descending, kind="stable")
+        untouched = int(np.flatnonzero(shown["distortion"] == "none")[0])
+        places = np.arange(len(shown))
         lines = []
         for i, (score, label) in enumerate(_SCORES.items()):
-            values = self.results[score][rows]
+            values = shown[score].to_numpy()
             lines += axes.plot(places, values, ".-", color=f"C{i}", label=label)
             axes.plot(untouched, values[untouched], "o", ms=7, mfc="white", mew=1.5, color=f"C{i}")
             axes.fill_between(
                 places,
-                self.results[f"{score}_low"][rows],
-                self.results[f"{score}_high"][rows],
+                shown[f"{score}_low"],
+                shown[f"{score}_high"],
                 color=f"C{i}",
                 alpha=0.15,
                 lw=0,
             )
         axes.axhline(0.5, color="0.6", ls=":", lw=1)
-        ticks = [f"{value:g}" for value in level]
+        ticks = [f"{value:g}" for value in shown["level"]]
         ticks[untouched] = "as is"
         axes.set_xticks(places, ticks)
         axes.set_xlabel(distortion.label)

@@ -18,6 +18,8 @@ from sklearn_dfd.decoding import content_digest, to_rgb
 from sklearn_dfd.images import ImageError, as_image_list, describe, read_source
 from sklearn_dfd.thumbnails import matches, thumbnail
 
+__all__ = ["LeakageError", "check_leakage", "find_copies", "find_source_groups"]
+
 
 class LeakageError(ValueError):
     """Images to test on are made from photographs that are trained on.
@@ -50,7 +52,7 @@ _CONSTRAINTS = {
 
 @validate_params(_CONSTRAINTS, prefer_skip_nested_validation=True)
 def find_source_groups(
-    X: Any, *, threshold: float = 0.88, mirrored: bool = False, n_jobs: int | None = None
+    X: Any, *, threshold: float = 0.89, mirrored: bool = False, n_jobs: int | None = None
 ) -> np.ndarray:
     """Find which images were made from one photograph.
 
@@ -61,7 +63,7 @@ def find_source_groups(
     X : sequence of images
         Paths, PIL images, uint8 arrays or encoded bytes, as for
         :meth:`MobileNetV2Features.transform`. Each is read once.
-    threshold : float, default=0.88
+    threshold : float, default=0.89
         Similarity, above 0 and up to 1, from which two images are linked. Look at the pairs of
         :func:`find_copies` around it before you change it: one false link merges two groups, which
         costs a little data, and a missed one lets a score flatter.
@@ -91,7 +93,7 @@ def find_source_groups(
     Examples
     --------
     >>> from sklearn.datasets import load_sample_images
-    >>> from sklearn_dfd.source_groups import find_source_groups
+    >>> from sklearn_dfd.model_selection import find_source_groups
     >>> china, flower = load_sample_images().images
     >>> edited = china.copy()
     >>> edited[200:320, 250:400] = flower[200:320, 250:400]
@@ -111,7 +113,7 @@ def find_copies(
     X: Any,
     Y: Any = None,
     *,
-    threshold: float = 0.88,
+    threshold: float = 0.89,
     mirrored: bool = False,
     n_jobs: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +130,7 @@ def find_copies(
     Y : sequence of images, default=None
         If given, pairs of an image of ``X`` and one of ``Y`` are looked for, instead of pairs
         within ``X``.
-    threshold : float, default=0.88
+    threshold : float, default=0.89
         The least similarity of a pair, above 0 and up to 1.
     mirrored : bool, default=False
         Whether mirror images count, too. It takes twice the time.
@@ -157,8 +159,9 @@ def find_copies(
     -----
     Thumbnails of 48 x 48 grey pixels are freed of light and shade by a difference of Gaussians
     [1]_. First, still smaller ones are compared as wholes, each with parts of the others: the
-    nearest six of each image are candidates. Then each of the 49 overlapping windows of 12 x 12 of
-    one candidate is looked for around its place in the other, by normalised cross-correlation [2]_.
+    nearest sixteen of each image are candidates. Then each of the 49 overlapping windows of 12 x 12
+    of one candidate is looked for around its place in the other, by normalised cross-correlation
+    [2]_.
     Time grows with the square of the number of images, memory in proportion to it.
 
     References
@@ -187,7 +190,7 @@ def check_leakage(
     train: Any,
     test: Any,
     *,
-    threshold: float = 0.88,
+    threshold: float = 0.89,
     mirrored: bool = False,
     n_jobs: int | None = None,
 ) -> None:
@@ -197,7 +200,7 @@ def check_leakage(
     ----------
     train, test : sequence of images
         As for :func:`find_source_groups`.
-    threshold : float, default=0.88
+    threshold : float, default=0.89
         The least similarity of a pair, above 0 and up to 1.
     mirrored : bool, default=False
         Whether mirror images count, too. It takes twice the time.
@@ -218,7 +221,7 @@ def check_leakage(
     Examples
     --------
     >>> from sklearn.datasets import load_sample_images
-    >>> from sklearn_dfd.source_groups import check_leakage
+    >>> from sklearn_dfd.model_selection import check_leakage
     >>> china, flower = load_sample_images().images
     >>> check_leakage([china], [flower])
     >>> check_leakage([china], [flower, china[:, 20:]])  # doctest: +IGNORE_EXCEPTION_DETAIL

@@ -12,8 +12,8 @@ from sklearn.utils import gen_batches
 
 _SIDE = 48  # of a thumbnail, in pixels; all lengths below are in these
 _COARSE_SIDE = 12  # of the thumbnails by which candidates are found
-_N_NEIGHBORS = 6  # candidates for each image
-_LEAST_COARSE_SIMILARITY = 0.6  # of a candidate
+_N_NEIGHBORS = 16  # candidates for each image
+_LEAST_COARSE_SIMILARITY = 0.5  # of a candidate
 _SIZES = (0.93, 0.85, 0.77, 0.68)  # of the parts in which an image is looked for
 _WINDOW, _STRIDE = 12, 6  # windows that are looked for in the other thumbnail
 _REACH = 3  # how far from its place a window is looked for, either way

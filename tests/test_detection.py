@@ -1,16 +1,18 @@
 """The table of `detect`: one row an image, in order, whatever is wrong with some."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 from image_files import photo
 from PIL import Image
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, GroupKFold
 
-from sklearn_dfd import detection, extraction, make_deepfake_pipeline
+from sklearn_dfd import detect, detection, extraction, make_deepfake_pipeline
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.detection import detect
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,10 @@ BAD = [1, 4, 10]
 
 
 def test_a_row_for_each_image(pipe, files):
-    table = pd.DataFrame(detect(pipe, files, pos_label="fake"))
-    assert table.columns.tolist() == ["image", "label", "probability", "error"]
-    assert table["image"].tolist() == [str(path) for path in files]
+    table = detect(pipe, files, pos_label="fake")
+    assert table.columns.tolist() == ["path", "label", "probability", "verdict", "error"]
+    assert table.index.equals(pd.RangeIndex(12))
+    assert table["path"].tolist() == [str(path) for path in files]
     good = np.delete(np.arange(12), BAD)
     expected = pipe.predict_proba([files[row] for row in good])[:, 0]
     np.testing.assert_array_equal(table["probability"][good], expected)
@@ -57,15 +60,18 @@ def test_a_row_for_each_image(pipe, files):
     assert table["error"][1] == "the file does not exist"
     assert table["error"][4] == "the bytes are of no image format that can be read"
     assert "truncated or damaged" in table["error"][10]
+    for row in range(12):
+        if row in BAD:
+            assert table["verdict"][row] == f"not judged: {table['error'][row]}"
+        else:
+            assert table["verdict"][row].endswith(f" {table['label'][row]}")
 
 
 def test_chunks_change_nothing(pipe, files, monkeypatch):
     whole = detect(pipe, files)
     monkeypatch.setattr(detection, "_CHUNK", 5)
     parts = detect(pipe, files)
-    np.testing.assert_allclose(parts.pop("probability"), whole["probability"], atol=1e-6)
-    for name in parts:
-        np.testing.assert_array_equal(parts[name], whole[name])
+    pd.testing.assert_frame_equal(parts, whole, rtol=0, atol=1e-6)
 
 
 def test_an_unusable_image_costs_no_other_a_second_pass(pipe, files, monkeypatch):
@@ -84,7 +90,7 @@ def test_an_unusable_image_costs_no_other_a_second_pass(pipe, files, monkeypatch
 
 def test_nothing_usable_is_a_table_too(pipe, tmp_path):
     table = detect(pipe, [tmp_path / "a", tmp_path / "b"])
-    assert table["label"].tolist() == [None, None]
+    assert table["label"].isna().all()
     assert np.isnan(table["probability"]).all()
     assert table["error"].tolist() == ["the file does not exist"] * 2
 
@@ -115,9 +121,50 @@ def test_images_of_all_kinds_keep_their_names(pipe, photos):
     array = photos.data[0]
     images = pd.Series([array, Image.fromarray(array), photo(), b""], name="photo")
     table = detect(pipe, images)
-    assert table["image"].tolist()[:2] == ["array (96, 96, 3)", "PIL image (RGB, 96x96)"]
+    assert table["path"].tolist()[:2] == ["array (96, 96, 3)", "PIL image (RGB, 96x96)"]
     assert table["error"].tolist() == ["", "", "", "there are no bytes in it"]
     assert table["probability"][0] == table["probability"][1]
+
+
+class Says(ClassifierMixin, BaseEstimator):
+    """Takes the first pixel for its probability, in per cent, of the second class."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict_proba(self, X):
+        p = np.array([image[0, 0, 0] for image in X]) / 100
+        return np.stack([1 - p, p], axis=1)
+
+
+def verdicts(percent, classes=("fake", "real"), **options):
+    images = np.zeros((len(percent), 8, 8, 3), np.uint8)
+    images[:, 0, 0, 0] = percent
+    return detect(Says().fit(None, classes), images, **options)["verdict"].tolist()
+
+
+def test_verdicts_are_no_surer_than_the_probability():
+    assert verdicts([100, 90, 89, 70, 69, 50, 49, 30, 10, 0]) == [
+        *["very likely real"] * 2,
+        *["likely real"] * 2,
+        *["uncertain, leaning to real"] * 2,
+        "uncertain, leaning to fake",
+        "likely fake",
+        *["very likely fake"] * 2,
+    ]
+    assert verdicts([20, 80], classes=(0, 1)) == ["likely class 0", "likely class 1"]
+    # where only near certainty counts, 60 % of "fake" is called real, and 60 % is not that
+    assert verdicts([40, 5], threshold=0.95, pos_label="fake") == [
+        "uncertain, called real by the threshold",
+        "very likely fake",
+    ]
+
+
+def test_without_pandas(pipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="detect requires pandas"):
+        detect(pipe, ["absent.jpg"])
 
 
 def test_a_search_detects_and_integers_stay_integers(photos, files):

@@ -57,10 +57,11 @@ QUICK = {"n_resamples": 20, "random_state": 0}
 
 def test_a_row_for_each_level_by_hand(photos, grain):
     distortions = {"blur": [2], "jpeg": [90, 40]}
-    results = evaluate_robustness(
+    table = evaluate_robustness(
         grain, photos.data, photos.target, groups=photos.groups, distortions=distortions, **QUICK
     )
-    table = pd.DataFrame(results)
+    scores = [f"{score}{end}" for score in ("accuracy", "roc_auc") for end in ("", "_low", "_high")]
+    assert table.columns.tolist() == ["distortion", "level", *scores]
     assert table["distortion"].tolist() == ["none", "blur", "jpeg", "jpeg"]
     np.testing.assert_array_equal(table["level"], [np.nan, 2, 90, 40])
     seed = np.random.RandomState(0).randint(np.iinfo(np.int32).max)
@@ -104,8 +105,7 @@ def test_few_images_are_in_memory(photos, grain, limit, value, monkeypatch):
     monkeypatch.setattr(robustness, "_judge", counted)
     monkeypatch.setattr(robustness, limit, value)
     parts = evaluate_robustness(grain, photos.data, photos.target, **options)
-    for name in whole:
-        np.testing.assert_array_equal(parts[name], whole[name])
+    pd.testing.assert_frame_equal(parts, whole)
     assert max(sizes) == {"_CHUNK": 7, "_CHUNK_PIXELS": 3}[limit] and sum(sizes) == 80
 
 
@@ -221,9 +221,8 @@ def test_display_from_estimator_on_given_axes(photos, grain, pyplot):
 def test_display_says_what_it_cannot_do(results, pyplot):
     with pytest.raises(ValueError, match=r"one matplotlib Axes for each of .*'jpeg'.*got 1"):
         RobustnessDisplay(results).plot(ax=pyplot.gca())
-    first = {name: column[:1] for name, column in results.items()}
     with pytest.raises(ValueError, match="no distortion to plot"):
-        RobustnessDisplay(first).plot()
+        RobustnessDisplay(results[:1]).plot()
 
 
 def test_display_without_matplotlib(results, grain, photos, monkeypatch):
@@ -233,6 +232,13 @@ def test_display_without_matplotlib(results, grain, photos, monkeypatch):
     monkeypatch.setattr(robustness, "_judge", None)  # nothing is computed before
     with pytest.raises(ImportError, match=r"from_estimator requires matplotlib"):
         RobustnessDisplay.from_estimator(grain, photos.data, photos.target)
+
+
+def test_without_pandas(grain, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.setattr(robustness, "_judge", None)  # nothing is computed before
+    with pytest.raises(ImportError, match="evaluate_robustness requires pandas"):
+        evaluate_robustness(grain, photos.data, photos.target)
 
 
 def test_the_example_from_random_weights(tmp_path):

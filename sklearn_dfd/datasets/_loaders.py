@@ -36,7 +36,8 @@ https://www.kaggle.com/datasets/ciplab/real-and-fake-face-detection
 
 About 145 of the fakes are edits of photographs which are in the real class too. The names do not
 tell which, so `groups` holds only what is certain: identical files (and sub-folders, if you made
-any). Look for near duplicates before you trust a score from cross-validation.
+any). sklearn_dfd.model_selection.find_source_groups(faces.data) looks at the photographs and finds
+such pairs: use its groups before you trust a score from cross-validation.
 """
 
 

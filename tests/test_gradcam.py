@@ -1,0 +1,229 @@
+"""Grad-CAM against a plain computation on torchvision's model, and against what was pasted in."""
+
+import copy
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from image_files import photo
+from imblearn.pipeline import Pipeline as SamplingPipeline
+from PIL import Image
+from scipy.stats import wilcoxon
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, KFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from torchvision_reference import torchvision_model
+
+from sklearn_dfd import make_deepfake_pipeline
+from sklearn_dfd.augmentation import ImageAugmenter
+from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd.images import ImageError
+from sklearn_dfd.inspection import GradCAMDisplay
+from sklearn_dfd.mobilenet import IMAGENET_MEAN, IMAGENET_STD
+
+pytest.importorskip("captum")
+mpl = pytest.importorskip("matplotlib")
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return make_spliced_photos(20, image_size=64, random_state=0)
+
+
+def make_pipe(layer=15, **params):
+    params = {"weights": None, "image_size": 64, "hidden_layer_sizes": (16,), **params}
+    return make_deepfake_pipeline(layer, max_epochs=1, random_state=0, **params)
+
+
+@pytest.fixture(scope="module")
+def pipe(photos):
+    return make_pipe().fit(photos.data, photos.target_names[photos.target])
+
+
+def by_hand(pipe, weights_file, images, column, block):
+    """Grad-CAM by autograd, on torchvision's own model with the weights of the tail."""
+    model = copy.deepcopy(torchvision_model(weights_file))
+    tail = pipe[-1].net_.module_
+    model.features[pipe[0].layer_ + 1 :].load_state_dict(tail.features.state_dict())
+    x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    x = (x - torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1)) / torch.tensor(IMAGENET_STD).reshape(
+        3, 1, 1
+    )
+    maps = model.features[: block + 1](x).detach().requires_grad_()
+    logits = tail.head(model.features[block + 1 :](maps).mean((2, 3)))
+    (logits[:, column] - logits[:, 1 - column]).sum().backward()
+    weighed = (maps.grad.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).relu()
+    enlarged = torch.nn.functional.interpolate(weighed, images.shape[1:3], mode="bilinear")
+    return enlarged[:, 0].detach().numpy(), logits.softmax(1)[:, column].detach().numpy()
+
+
+@pytest.mark.parametrize(
+    ("layer", "block", "weighed"),
+    [(3, None, 13), (15, None, 15), (18, None, 18), (15, 13, 13), (6, 17, 17)],
+)
+@pytest.mark.parametrize("column", [0, 1])
+def test_maps_and_probabilities(layer, block, weighed, column, photos, weights_file):
+    pipe = make_pipe(layer, weights=weights_file).fit(photos.data, photos.target)
+    images = photos.data[:5]
+    display = GradCAMDisplay.from_estimator(pipe, images, class_of_interest=column, block=block)
+    maps, probability = by_hand(pipe, weights_file, images, column, weighed)
+    np.testing.assert_allclose(display.probability, probability, atol=1e-5)
+    expected = pipe.predict_proba(images)[:, column]
+    np.testing.assert_allclose(display.probability, expected, atol=1e-5)
+    assert maps.max() > 0
+    np.testing.assert_allclose(display.maps, maps, atol=1e-3 * maps.max())
+
+
+def test_three_classes(photos):
+    y = np.arange(20) % 3
+    pipe = make_pipe().fit(photos.data, y)
+    with pytest.raises(ValueError, match=r"class_of_interest=None is none .* \[0, 1, 2\]"):
+        GradCAMDisplay.from_estimator(pipe, photos.data[:2])
+    for label in range(3):
+        display = GradCAMDisplay.from_estimator(pipe, photos.data[:4], class_of_interest=label)
+        expected = pipe.predict_proba(photos.data[:4])[:, label]
+        np.testing.assert_allclose(display.probability, expected, atol=1e-5)
+
+
+def test_maps_have_the_sizes_of_the_photographs(pipe, photos, tmp_path):
+    Image.fromarray(photos.data[0]).resize((50, 30)).save(tmp_path / "a.png")
+    Image.new("RGB", (20, 40)).save(tmp_path / "b.png")
+    images = [str(tmp_path / "a.png"), tmp_path / "b.png", photos.data[1], photo()]
+    display = GradCAMDisplay.from_estimator(pipe, pd.Series(images))
+    assert [p.shape[:2] for p in display.photos] == [m.shape for m in display.maps]
+    assert [m.shape for m in display.maps][:3] == [(30, 50), (40, 20), (64, 64)]
+    alone = GradCAMDisplay.from_estimator(pipe, images[:1])
+    assert alone.maps.shape == (1, 30, 50)
+    np.testing.assert_allclose(display.maps[0], alone.maps[0], atol=1e-5)
+
+
+def test_the_pipeline_stays_as_it_was(pipe, photos):
+    before = pipe.predict_proba(photos.data)
+    GradCAMDisplay.from_estimator(pipe, photos.data[:3])
+    np.testing.assert_array_equal(pipe.predict_proba(photos.data), before)
+
+
+def doubled(X):
+    return np.clip(X.astype(int) * 2, 0, 255).astype(np.uint8)
+
+
+def test_what_is_around_the_two_steps(pipe, photos):
+    expected = GradCAMDisplay.from_estimator(pipe, photos.data[:2])
+    y = photos.target_names[photos.target]
+    search = GridSearchCV(make_pipe(), {"classifier__lr": [1e-4]}, cv=KFold(2))
+    for around in (search, FixedThresholdClassifier(make_pipe())):
+        display = GradCAMDisplay.from_estimator(around.fit(photos.data, y), photos.data[:2])
+        np.testing.assert_array_equal(display.maps, expected.maps)
+    brighter = Pipeline([("double", FunctionTransformer(doubled)), *pipe.steps])
+    brighter.steps.insert(1, ("nothing", "passthrough"))
+    display = GradCAMDisplay.from_estimator(brighter, photos.data[:2])
+    np.testing.assert_array_equal(display.photos, doubled(photos.data[:2]))
+    sampling = SamplingPipeline([("views", ImageAugmenter(n_views=1)), *pipe.steps])
+    display = GradCAMDisplay.from_estimator(sampling, photos.data[:2])
+    np.testing.assert_array_equal(display.maps, expected.maps)
+
+
+def test_plot(pipe, photos, tmp_path):
+    display = GradCAMDisplay.from_estimator(pipe, photos.data[:5], class_of_interest="genuine")
+    assert len(display.axes_) == len(display.images_) == 5
+    p = display.probability[3]
+    assert display.axes_[3].get_title() == f"genuine: {p:.0%}"
+    # one scale for all, so that weak evidence looks weak
+    assert {image.get_clim() for image in display.images_} == {(0, display.maps.max())}
+    for image, map_ in zip(display.images_, display.maps, strict=True):
+        np.testing.assert_array_equal(image.get_array(), map_)
+    display.figure_.savefig(tmp_path / "maps.png")
+    figure, axes = plt.subplots(5)
+    assert display.plot(ax=axes).figure_ is figure
+    with pytest.raises(ValueError, match="one matplotlib Axes for each of 5 photographs; got 2"):
+        display.plot(ax=axes[:2])
+
+
+def test_no_evidence_at_all_is_dark():
+    display = GradCAMDisplay(
+        [np.zeros((8, 8, 3), np.uint8)],
+        np.zeros((1, 8, 8), np.float32),
+        probability=np.zeros(1),
+        class_of_interest="fake",
+    ).plot()
+    assert display.images_[0].get_alpha().max() == 0
+
+
+def test_what_cannot_be_explained(pipe, photos, tmp_path):
+    explain = GradCAMDisplay.from_estimator
+    X = photos.data[:2]
+    with pytest.raises(ValueError, match=r'layer="pool" are averages .*: fit with layer=18'):
+        explain(make_pipe("pool").fit(photos.data, photos.target), X)
+    with pytest.raises(NotFittedError, match="This Pipeline holds no fitted pipeline"):
+        explain(make_pipe(), X)
+    for other in (pipe[-1], LogisticRegression(), Pipeline([("features", pipe[0])]), "pipe"):
+        with pytest.raises(TypeError, match=f"ends in .* got {type(other).__name__}"):
+            explain(other, X)
+    with pytest.raises(ValueError, match=r"class_of_interest='fake' .*: \['genuine', 'spliced'\]"):
+        explain(pipe, X, class_of_interest="fake")
+    with pytest.raises(ValueError, match="block=19 is none of the blocks, 0 to 18"):
+        explain(pipe, X, block=19)
+    with pytest.raises(TypeError, match="a single path"):
+        explain(pipe, "a.jpg")
+    with pytest.raises(ImageError, match=r"2 of 3 images .*row 0 .*absent.*row 2 "):
+        explain(pipe, [tmp_path / "absent.png", X[0], b"no image"])
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [("captum.attr", r'requires captum.*"sklearn-dfd\[explain\]"'), ("matplotlib", "matplotlib")],
+)
+def test_without_a_package(package, message, pipe, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=message):
+        GradCAMDisplay.from_estimator(pipe, photos.data[:1])
+
+
+def p_of_maps_that_ignore_the_edit(layer, n_epochs, n_samples, **params):
+    """Train on some places, and look at the maps of the spliced photographs of others."""
+    photos = make_spliced_photos(n_samples, random_state=0)
+    train = photos.groups < 18
+    pipe = make_deepfake_pipeline(
+        layer, l1_factor=1e-6, batch_size=16, max_epochs=n_epochs, random_state=0, **params
+    ).fit(photos.data[train], photos.target[train])
+    spliced = np.flatnonzero(~train & (photos.target == 1))
+    maps = GradCAMDisplay.from_estimator(pipe, photos.data[spliced]).maps
+    masks = photos.masks[spliced]
+    # inside and outside by area: what is left of a map of nothing favours neither
+    inside = [m[mask].mean() for m, mask in zip(maps, masks, strict=True)]
+    outside = [m[~mask].mean() for m, mask in zip(maps, masks, strict=True)]
+    return wilcoxon(inside, outside, alternative="greater").pvalue
+
+
+def test_maps_lie_on_what_was_pasted_in():
+    """From random weights, as the trained part is what learns to see the edits."""
+    options = {"weights": None, "image_size": 96, "lr": 1e-3}
+    assert p_of_maps_that_ignore_the_edit(6, 6, 180, **options) < 0.01
+
+
+def test_maps_lie_on_what_was_pasted_in_with_real_weights(real_weights):
+    assert p_of_maps_that_ignore_the_edit(15, 3, 120, weights=real_weights, lr=3e-4) < 0.01
+
+
+@pytest.mark.gpu
+def test_maps_on_a_gpu_are_those_of_the_cpu(photos):
+    pipe = make_pipe(device="cuda").fit(photos.data, photos.target)
+    display = GradCAMDisplay.from_estimator(pipe, photos.data[:4])
+    pipe.set_params(features__device="cpu", classifier__device="cpu")
+    state = pipe[-1].__getstate__()
+    pipe[-1].__setstate__(state)
+    expected = GradCAMDisplay.from_estimator(pipe, photos.data[:4])
+    np.testing.assert_allclose(display.probability, expected.probability, atol=1e-4)
+    np.testing.assert_allclose(display.maps, expected.maps, atol=1e-2 * expected.maps.max())
