@@ -21,7 +21,7 @@ from sklearn.utils.validation import (
 )
 
 from sklearn_dfd.callbacks import CallbackSupportMixin, NoCallbacks, training_data
-from sklearn_dfd.devices import own_torch_state, resolve_device
+from sklearn_dfd.devices import own_torch_state, resolve_device, working_device
 from sklearn_dfd.mobilenet import LAST_BLOCK, tail_input_shape
 from sklearn_dfd.net import TailNet
 from sklearn_dfd.rows import Rows, distinct_rows, set_aside
@@ -108,8 +108,11 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Whether ``fit`` goes on from the weights of the last call, with Adam's moments at zero,
         instead of starting afresh.
 
-    device : str, default="auto"
+    device : str or list of str, default="auto"
         ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        Of several, as ``["cuda:0", "cuda:1"]``, a fit holds one: whatever is fitted at the same
+        time, in threads, in processes of ``n_jobs`` or in Dask workers of this machine, holds
+        another, or waits.
 
     random_state : int, RandomState instance or None, default=None
         Determines the initial head, the order of the rows, dropout, and the split of
@@ -196,7 +199,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
-        "device": [str, torch.device],
+        "device": [str, torch.device, list],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -304,8 +307,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 "warm_start=True goes on with the network that is there; layer and "
                 f"hidden_layer_sizes were {self._fitted_shape}, not {self._shape_parameters()}."
             )
-        device = resolve_device(self.device)
-        with own_torch_state(device):
+        with working_device(self.device) as device, own_torch_state(device):
             tail = self.net_.module_ if again else self._new_tail()
             rows, valid_rows, kept = self._rows(X, y, sample_weight), None, None
             if X_val is not None:
@@ -371,8 +373,9 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes={classes} is not what came before: {self.classes_}.")
         rows = self._rows(X, y, sample_weight)
-        device = resolve_device(self.device)
-        with own_torch_state(device):
+        several = isinstance(self.device, list)
+        device = [self.net_.device] if several and not first else self.device
+        with working_device(device) as device, own_torch_state(device):
             if first:
                 self.net_ = self._make_net(self._new_tail(), device)
             self._train(rows, None, 1, NoCallbacks(), {})

@@ -8,15 +8,18 @@ from contextlib import ExitStack, contextmanager
 import joblib
 import torch
 
+from sklearn_dfd.device_slots import device_slot, last_device
+
 
 def resolve_device(device, *, fitted=False):
     """Turn the ``device`` parameter of an estimator into a device that exists.
 
     Parameters
     ----------
-    device : str or torch.device
+    device : str, torch.device or list of such
         ``"auto"`` takes CUDA where there is one, then Apple's MPS, then the CPU. Anything else
-        is a torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        is a torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Of several devices,
+        all of which are checked, the one that this thread works or worked on, or the first.
 
     fitted : bool, default=False
         Whether a fitted estimator asks, in order to predict. It may have come from another
@@ -32,6 +35,8 @@ def resolve_device(device, *, fitted=False):
     ValueError
         If the device is unknown or, unless ``fitted``, not on this machine.
     """
+    if isinstance(device, list | tuple) and len(device):
+        return last_device(_resolve_all(device, fitted))
     if device == "auto":
         return torch.device(_available_types()[0])
     try:
@@ -41,7 +46,7 @@ def resolve_device(device, *, fitted=False):
     if resolved is None or resolved.type not in {"cpu", "cuda", "mps"}:
         raise ValueError(
             f"device={device!r} is not a device this package knows; "
-            'use "auto", "cpu", "cuda", "cuda:1" (its number) or "mps".'
+            'use "auto", "cpu", "cuda", "cuda:1" (its number), "mps", or a list of such.'
         )
     reason = _missing(resolved)
     if reason is None:
@@ -51,6 +56,74 @@ def resolve_device(device, *, fitted=False):
         return torch.device("cpu")
     raise ValueError(
         f"device={str(device)!r}: {reason}. On this machine: {', '.join(_available_types())}."
+    )
+
+
+@contextmanager
+def working_device(device, *, fitted=False):
+    """Resolve a device for a piece of work; of several hold one that nobody else works on.
+
+    Parameters
+    ----------
+    device, fitted
+        As :func:`resolve_device` takes them.
+
+    Yields
+    ------
+    device : torch.device
+    """
+    if isinstance(device, list | tuple) and len(device):
+        with device_slot(_resolve_all(device, fitted)) as held:
+            yield held
+    else:
+        yield resolve_device(device, fitted=fitted)
+
+
+def in_halves(run, rows, join):
+    """Run on rows; where the device's memory is too small for them all, on half of them at a time.
+
+    Only for what gives the same for each row whatever is beside it.
+
+    Parameters
+    ----------
+    run : callable
+        From rows to a result for each.
+    rows : ndarray or tensor
+    join : callable
+        Makes one result of a list of them, such as ``numpy.concatenate``.
+
+    Returns
+    -------
+    result
+        As of ``run(rows)``.
+
+    Warns
+    -----
+    UserWarning
+        Naming the number of rows that were too many.
+    """
+    try:
+        return run(rows)
+    except (RuntimeError, MemoryError) as error:
+        if len(rows) < 2 or not _is_out_of_memory(error):
+            raise
+    # not within the except clause: the traceback would hold what was allocated
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = (len(rows) + 1) // 2
+    warnings.warn(
+        f"The device's memory is too small for {len(rows)} rows at once: going on with {half}.",
+        stacklevel=2,
+    )
+    return join([in_halves(run, part, join) for part in (rows[:half], rows[half:])])
+
+
+def _is_out_of_memory(error):
+    text = str(error).lower()  # MPS and the CPU have no class of their own for it
+    return (
+        isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
     )
 
 
@@ -131,6 +204,25 @@ class _TorchThreads:
 
 
 _torch_threads = _TorchThreads()
+
+
+def _resolve_all(devices, fitted):
+    """Resolve several devices; of those of a fitted estimator the ones that are there."""
+    if not all(isinstance(d, str | torch.device) and d != "auto" for d in devices):
+        raise ValueError(f'device={devices!r}: name each, as in ["cuda:0", "cuda:1"].')
+    if fitted:
+        there = [d for d in map(torch.device, devices) if _missing(d) is None]
+        resolved = there or [resolve_device(devices[0], fitted=True)]
+    else:
+        resolved = [resolve_device(device) for device in devices]
+    # "cuda" is the current one, by which name it is locked too
+    resolved = [
+        torch.device("cuda", torch.cuda.current_device()) if d == torch.device("cuda") else d
+        for d in resolved
+    ]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(f"device={devices!r} names a device twice.")
+    return resolved
 
 
 def _available_types():

@@ -13,7 +13,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
 from sklearn_dfd.callbacks import CallbackSupportMixin
-from sklearn_dfd.devices import one_core_threads, own_torch_state, resolve_device
+from sklearn_dfd.devices import (
+    in_halves,
+    one_core_threads,
+    own_torch_state,
+    resolve_device,
+    working_device,
+)
 from sklearn_dfd.engines import onnx_engine, resolve_engine, torch_engine
 from sklearn_dfd.extraction import Extraction
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore, open_store
@@ -57,8 +63,10 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     batch_size : int or "auto", default="auto"
         Images a pass. ``"auto"`` takes 4 on the CPU and 64 on other devices.
 
-    device : str, default="auto"
+    device : str or list of str, default="auto"
         ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        Of several, as ``["cuda:0", "cuda:1"]``, one is held while images are computed: whatever
+        computes at the same time, in threads or processes, holds another, or waits.
 
     engine : {"auto", "torch", "onnxruntime"}, default="auto"
         What runs the network. ``"auto"`` takes onnxruntime where it is installed
@@ -126,7 +134,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         "weights": [str, PathLike, None],
         "image_size": [Interval(Integral, 32, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "device": [str, torch.device],
+        "device": [str, torch.device, list],
         "engine": [StrOptions({"auto", "torch", "onnxruntime"})],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "memory": [str, PathLike, FeatureStore, MemoryStore, None],
@@ -227,10 +235,12 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             not images, damaged or too large. With ``on_error="nan"`` a warning instead. What was
             computed before stays in ``memory``.
         TypeError, ValueError
-            If ``X`` is not a collection of images.
+            If ``X`` is not a collection of images, or a column of another name.
         """
         check_is_fitted(self)
         images = as_image_list(X)
+        if hasattr(self, "n_features_in_") and len(getattr(X, "shape", ())) == 2:
+            validate_data(self, X, reset=False, skip_check_array=True)
         recipe = f"{self.fingerprint_} {self.layer_} {self.image_size} {_PREPROCESSING}"
         if self.precision != "float32":
             recipe += f" {self.precision}"
@@ -241,10 +251,13 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             )
             extraction.survey()
             if extraction.missing and (go_on or not extraction.failures):
-                run, batch_size = self._network()
-                with tqdm(
-                    total=len(extraction.missing), unit="image", disable=not self.verbose
-                ) as bar:
+                with (
+                    working_device(self.device, fitted=True),
+                    tqdm(
+                        total=len(extraction.missing), unit="image", disable=not self.verbose
+                    ) as bar,
+                ):
+                    run, batch_size = self._network()
                     extraction.compute(
                         run, self.image_size, batch_size, go_on=go_on, progress=bar.update
                     )
@@ -316,9 +329,10 @@ class _Weights:
         return self.fingerprint == other.fingerprint
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)  # devices of a machine, times layers in use
 def _trunk(weights, layer, device, engine, precision):
     """Build the trunk and what runs it; clones in a cross-validation share it."""
     with own_torch_state(device):
         trunk = Trunk(weights.arrays, layer, getattr(torch, precision))
-        return onnx_engine(trunk) if engine == "onnxruntime" else torch_engine(trunk, device)
+        run = onnx_engine(trunk) if engine == "onnxruntime" else torch_engine(trunk, device)
+    return lambda pixels: in_halves(run, pixels, np.concatenate)

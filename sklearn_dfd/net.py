@@ -12,6 +12,7 @@ from skorch.callbacks import EpochTimer, PrintLog
 from skorch.utils import to_numpy
 from torch.optim.lr_scheduler import OneCycleLR
 
+from sklearn_dfd.devices import in_halves
 from sklearn_dfd.rows import Rows
 
 # by measurement: maps of larger batches leave the cache, and their memory goes back and forth
@@ -137,8 +138,11 @@ class TailNet(NeuralNet):
 
     def evaluation_step(self, batch, training=False):
         """Logits of a batch, in evaluation mode unless ``training``."""
+        step = super().evaluation_step
         with torch.inference_mode(not training):
-            return super().evaluation_step(batch, training=training)
+            if training:
+                return step(batch, training=training)
+            return in_halves(lambda X: step((X, None)), batch[0], torch.cat)
 
     def penalty(self):
         """``l1_factor`` times the L1 norm of all parameters."""

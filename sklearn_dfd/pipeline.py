@@ -27,8 +27,8 @@ def make_deepfake_pipeline(
     weights : "imagenet", path or None, default="imagenet"
         Weights of both steps.
 
-    device : str, default="auto"
-        Device of both steps.
+    device : str or list of str, default="auto"
+        Device of both steps, or several to choose from.
 
     image_size : int, default=224
         Side of the square that images are squashed to.

@@ -13,63 +13,11 @@ from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
-from sklearn.utils.estimator_checks import parametrize_with_checks
 from torchvision.models import mobilenet_v2
 
 from sklearn_dfd import DeepFakeClassifier, classifier, rows
 from sklearn_dfd.mobilenet import architecture
 from sklearn_dfd.weights import load_weights
-
-TOO_NARROW = "fits X of a few columns, and the blocks after layer=15 take 160 x side x side"
-CHECKS_WITH_NARROW_X = [
-    "check_class_weight_classifiers",
-    "check_classifier_data_not_an_array",
-    "check_classifiers_classes",
-    "check_classifiers_train",
-    "check_dict_unchanged",
-    "check_dont_overwrite_parameters",
-    "check_dtype_object",
-    "check_estimators_dtypes",
-    "check_estimators_fit_returns_self",
-    "check_estimators_nan_inf",
-    "check_estimators_overwrite_params",
-    "check_estimators_partial_fit_n_features",
-    "check_estimators_pickle",
-    "check_f_contiguous_array_estimator",
-    "check_fit2d_predict1d",
-    "check_fit_check_is_fitted",
-    "check_fit_idempotent",
-    "check_fit_score_takes_y",
-    "check_methods_sample_order_invariance",
-    "check_methods_subset_invariance",
-    "check_n_features_in",
-    "check_n_features_in_after_fitting",
-    "check_pipeline_consistency",
-    "check_positive_only_tag_during_fit",
-    "check_readonly_memmap_input",
-    "check_sample_weight_equivalence_on_dense_data",
-    "check_sample_weights_list",
-    "check_sample_weights_not_an_array",
-    "check_sample_weights_not_overwritten",
-    "check_sample_weights_pandas_series",
-    "check_sample_weights_shape",
-    "check_supervised_y_2d",
-]
-
-
-def expected_failed_checks(estimator):
-    if estimator.layer == "pool":
-        return {}
-    return dict.fromkeys(CHECKS_WITH_NARROW_X, TOO_NARROW)
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@parametrize_with_checks(
-    [DeepFakeClassifier(layer="pool"), DeepFakeClassifier(weights=None)],
-    expected_failed_checks=expected_failed_checks,
-)
-def test_scikit_learn_checks(estimator, check):
-    check(estimator)
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_dfd.devices import one_core_threads, own_torch_state, resolve_device
+from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, features
+from sklearn_dfd.devices import in_halves, one_core_threads, own_torch_state, resolve_device
+from sklearn_dfd.feature_store import IN_PROCESS
 from sklearn_dfd.mobilenet import Trunk
 from sklearn_dfd.weights import load_weights
 
@@ -259,6 +261,107 @@ def test_same_numbers_from_one_thread_as_from_many(weights_file):
         with one_core_threads(n_jobs) as pool:
             results.append(torch.cat(list(pool.map(trunk, batches))))
     assert torch.equal(results[0], results[1])
+
+
+# too small a memory
+
+
+def small_memory(run, limit, error):
+    """What fails as torch does for more than a number of rows."""
+
+    def attempt(rows, *args, **kwargs):
+        attempt.sizes.append(len(rows))
+        if len(rows) > limit:
+            raise error
+        return run(rows, *args, **kwargs)
+
+    attempt.sizes = []
+    return attempt
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 18.1 GB)"),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=["cuda", "mps", "cpu", "python"],
+)
+@pytest.mark.parametrize(("limit", "n_warnings"), [(100, 0), (7, 1), (4, 2), (1, 6)])
+def test_a_batch_too_large_is_halved(error, limit, n_warnings):
+    rows = np.arange(14).reshape(7, 2)
+    run = small_memory(lambda part: part + 1, limit, error)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        np.testing.assert_array_equal(in_halves(run, rows, np.concatenate), rows + 1)
+    assert len(caught) == (n_warnings if limit < 7 else 0)
+    assert all("memory is too small for" in str(warning.message) for warning in caught)
+
+
+def test_one_row_too_large_is_an_error():
+    run = small_memory(None, 0, torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    with (
+        pytest.warns(UserWarning, match="too small for 2 rows at once: going on with 1"),
+        pytest.raises(torch.cuda.OutOfMemoryError),
+    ):
+        in_halves(run, np.zeros((2, 2)), np.concatenate)
+    assert run.sizes == [2, 1]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: device-side assert"), ValueError()])
+def test_other_errors_are_raised(error):
+    run = small_memory(None, 0, error)
+    with pytest.raises(type(error)):
+        in_halves(run, np.zeros((8, 2)), np.concatenate)
+    assert run.sizes == [8]
+
+
+def test_features_where_the_memory_is_small(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    transformer = MobileNetV2Features(
+        weights=None, image_size=32, engine="torch", batch_size=8, n_jobs=1
+    )
+    expected = transformer.fit_transform(images)
+    IN_PROCESS.clear()
+    features._trunk.cache_clear()
+    error = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    engine, engines = features.torch_engine, []
+
+    def small(trunk, device):
+        engines.append(small_memory(engine(trunk, device), 3, error))
+        return engines[0]
+
+    monkeypatch.setattr(features, "torch_engine", small)
+    with pytest.warns(UserWarning, match="too small for 8 rows"):
+        rows = transformer.transform(images)
+    features._trunk.cache_clear()
+    assert sorted(engines[0].sizes) == [1, 2, 2, 2, 2, 4, 4, 8]
+    np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_predictions_where_the_memory_is_small(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(70, 5)).astype(np.float32), np.arange(70) % 2
+    clf = DeepFakeClassifier("pool", hidden_layer_sizes=(4,), max_epochs=1, random_state=0)
+    expected = clf.fit(X, y).predict_proba(X)
+    small = small_memory(clf.net_.infer, 40, RuntimeError("CUDA out of memory"))
+    monkeypatch.setattr(clf.net_, "infer", small)
+    with pytest.warns(UserWarning, match="too small for 64 rows at once: going on with 32"):
+        probabilities = clf.predict_proba(X)
+    assert small.sizes == [64, 32, 32, 6]
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+
+
+def test_training_does_not_go_on_with_other_batches(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(70, 5)).astype(np.float32), np.arange(70) % 2
+    clf = DeepFakeClassifier("pool", hidden_layer_sizes=(4,), max_epochs=1).fit(X, y)
+    small = small_memory(clf.net_.infer, 40, RuntimeError("CUDA out of memory"))
+    monkeypatch.setattr(clf.net_, "infer", small)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        clf.partial_fit(X, y)
 
 
 # a real device

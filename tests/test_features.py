@@ -1,6 +1,5 @@
 import io
 import pickle
-import threading
 import warnings
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.estimator_checks import check_estimator
 from torchvision import transforms
 from torchvision.models import mobilenet_v2
 
@@ -24,12 +22,6 @@ from sklearn_dfd.images import ImageError
 from sklearn_dfd.mobilenet import architecture
 
 SIZE = 64
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-def test_scikit_learn_checks():
-    # few, since X is no table: the tests below are those that count
-    check_estimator(MobileNetV2Features(weights=None))
 
 
 @pytest.fixture
@@ -296,15 +288,6 @@ def test_pickle_holds_the_weights_of_its_blocks_alone(pixels, tmp_path):
         np.testing.assert_array_equal(extractor.transform(pixels), expected)
 
 
-def test_set_output(pixels, extractor):
-    expected = extractor.fit_transform(pixels)
-    for name, frame_type in (("pandas", pd.DataFrame), ("polars", pl.DataFrame)):
-        frame = clone(extractor).set_output(transform=name).fit_transform(pixels)
-        assert isinstance(frame, frame_type)
-        assert list(frame.columns) == list(extractor.get_feature_names_out())
-        np.testing.assert_array_equal(frame.to_numpy(), expected)
-
-
 def test_in_a_column_transformer(files, extractor):
     table = pd.DataFrame({"path": [str(path) for path in files], "age": range(9)})
     both = make_column_transformer((extractor, ["path"]), ("passthrough", ["age"]))
@@ -323,29 +306,6 @@ def test_input_is_not_modified(pixels, extractor):
     before = pil.mode, pil.tobytes(), dict(pil.info)
     extractor.transform([pil])
     assert (pil.mode, pil.tobytes(), dict(pil.info)) == before
-
-
-def test_memory_maps(pixels, extractor, tmp_path):
-    np.save(tmp_path / "pixels.npy", pixels)
-    mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
-    np.testing.assert_array_equal(extractor.fit_transform(mapped), extractor.transform(pixels))
-
-
-def test_threads_share_an_instance(pixels, extractor):
-    expected = extractor.fit_transform(pixels)
-    results = {}
-
-    def work(i):
-        results[i] = extractor.transform(pixels[i:])
-
-    IN_PROCESS.clear()
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for i in range(4):
-        np.testing.assert_allclose(results[i], expected[i:], rtol=1e-4, atol=1e-5)
 
 
 def test_threads_of_torch_are_left_as_they_were(pixels, extractor):

@@ -1,0 +1,99 @@
+"""What many images cost in machines, hours and storage, worked out from rates measured here.
+
+    python benchmarks/scaling.py [--data FOLDER] [--weights FILE] [--cores 64]
+
+Rates are of one core, in its own time (``time.process_time``): a busy machine makes them little
+worse. Network and disk are not in them.
+"""
+
+import argparse
+import io
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features
+from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd.feature_matrix import extract_feature_matrix
+from sklearn_dfd.mobilenet import feature_shape
+
+
+def jpegs(n, side=600):
+    """Photographs as people have them, of which each is another file."""
+    photos = make_spliced_photos(16, random_state=0).data
+    for i in range(n):
+        image = Image.fromarray(photos[i % 16]).resize((side, side))
+        image.putpixel((0, 0), (i % 256, i // 256, 0))
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=90)
+        yield content.getvalue()
+
+
+def measure(paths, weights, directory):
+    """Images and rows that a core gets through in a second."""
+    features = MobileNetV2Features(weights=weights, n_jobs=1).fit(paths)
+    features.transform(paths[:4])
+    start = time.process_time()
+    rows = extract_feature_matrix(features, paths[4:], Path(directory) / "features.npy")
+    images_a_second = len(rows) / (time.process_time() - start)
+    y = np.arange(len(rows)) % 2
+    classifier = DeepFakeClassifier(weights=weights, max_epochs=1, warm_start=True).fit(rows, y)
+    start = time.process_time()
+    classifier.fit(rows, y)
+    rows_a_second = len(rows) / (time.process_time() - start)
+    return images_a_second, rows_a_second
+
+
+def days(core_seconds, cores):
+    hours = core_seconds / cores / 3600
+    return f"{hours:,.1f} h" if hours < 100 else f"{hours / 24:,.0f} days"
+
+
+def size(n_bytes):
+    return f"{n_bytes / 1e9:,.0f} GB" if n_bytes < 1e12 else f"{n_bytes / 1e12:,.1f} TB"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of images; made up where there is none")
+    parser.add_argument("--weights", default=None)
+    parser.add_argument("--n-images", type=int, default=132)
+    parser.add_argument("--cores", type=int, default=64, help="of a machine")
+    parser.add_argument("--epochs", type=int, default=10)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as directory:
+        if args.data:
+            paths = sorted(map(str, args.data.rglob("*.jpg")))[: args.n_images]
+        else:
+            paths = [str(Path(directory) / f"{i}.jpg") for i in range(args.n_images)]
+            for path, content in zip(paths, jpegs(args.n_images), strict=True):
+                Path(path).write_bytes(content)
+        n_bytes = np.mean([Path(path).stat().st_size for path in paths])
+        images_a_second, rows_a_second = measure(paths, args.weights, directory)
+    print(
+        f"A core computes {images_a_second:.0f} images a second (files of {n_bytes / 1e3:.0f} kB, "
+        f"layer 15), and trains on {rows_a_second:.0f} rows a second.\n"
+    )
+    machine = f"machine of {args.cores} cores"
+    print(
+        f"| images | files | features, layer 15 | layer 10 | pool | extraction, one {machine} | "
+        f"100 such | {args.epochs} epochs, one {machine} |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for n_images in (10**6, 10**9):
+        row = [f"{n_images:,}", size(n_images * n_bytes)]
+        for layer in (15, 10, "pool"):
+            row.append(size(n_images * 4 * int(np.prod(feature_shape(layer, 224)))))
+        seconds = n_images / images_a_second
+        row += [days(seconds, args.cores), days(seconds, 100 * args.cores)]
+        row.append(days(args.epochs * n_images / rows_a_second, args.cores))
+        print("| " + " | ".join(row) + " |")
+
+
+if __name__ == "__main__":
+    main()
