@@ -314,15 +314,18 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         """Return the trunk as a function from pixels to rows, and the batch size."""
         device = resolve_device(self.device, fitted=True)
         engine = resolve_engine(self.engine, device, self.precision, fitted=True)
-        arrays = getattr(self, "weights_", None)
-        if arrays is None:
-            arrays = find_weights(self.weights, trunk_names(self.layer_), self.fingerprint_)
-        weights = _Weights(arrays, self.fingerprint_)
+        weights = _Weights(self._trunk_arrays(), self.fingerprint_)
         run = _trunk(weights, self.layer_, device, engine, self.precision)
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = _CPU_BATCH_SIZE if device.type == "cpu" else _GPU_BATCH_SIZE
         return run, batch_size
+
+    def _trunk_arrays(self):
+        """Return the weights, found again where a file left them out."""
+        if hasattr(self, "weights_"):
+            return self.weights_
+        return find_weights(self.weights, trunk_names(self.layer_), self.fingerprint_)
 
     def __getstate__(self):
         """Leave the weights out where ``store_weights_in_pickle`` says so."""
