@@ -24,6 +24,7 @@ from sklearn_dfd.callbacks import CallbackSupportMixin, NoCallbacks, training_da
 from sklearn_dfd.devices import own_torch_state, resolve_device, working_device
 from sklearn_dfd.mobilenet import LAST_BLOCK, tail_input_shape
 from sklearn_dfd.net import TailNet
+from sklearn_dfd.persistence import restored_state, saved_state
 from sklearn_dfd.rows import Rows, distinct_rows, set_aside
 from sklearn_dfd.tail import Tail
 from sklearn_dfd.weights import load_weights
@@ -203,6 +204,9 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
+
+    # what a file of an earlier release did, by each parameter that has come since
+    _parameters_of_older_files: dict = {}  # noqa: RUF012
 
     net_: TailNet
 
@@ -565,7 +569,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     def __getstate__(self):
         """Leave out the net, which knows a device, and keep its weights as plain arrays."""
-        state = super().__getstate__().copy()
+        state = saved_state(super().__getstate__())
         net = state.pop("net_", None)
         if net is not None:
             state["_tail_state"] = {
@@ -575,7 +579,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     def __setstate__(self, state):
         """Rebuild the net from its weights, on a device that exists here."""
-        state = dict(state)
+        state = restored_state(self, state)
         arrays = state.pop("_tail_state", None)
         super().__setstate__(state)
         if arrays is not None:

@@ -7,14 +7,12 @@ which keeps one core busy.
 import importlib.util
 import warnings
 
-import numpy as np
 import torch
-from torch import nn
 
 from sklearn_dfd.devices import own_torch_state
+from sklearn_dfd.onnx_graph import OnnxGraph
 
 _ONNX_PACKAGES = ("onnx", "onnxruntime")
-_ONNX_OPSET, _ONNX_IR = 17, 8  # of 2022: read by all releases of onnxruntime since
 
 
 def resolve_engine(engine, device, precision, *, fitted=False):
@@ -137,51 +135,10 @@ def trunk_as_onnx(trunk):
     -------
     model : bytes
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto
 
-    nodes: list = []
-    constants: list = []
-
-    def constant(name, value):
-        value = value.detach().numpy() if isinstance(value, torch.Tensor) else value
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def add(operator, *inputs, **attributes):
-        name = f"{operator}_{len(nodes)}"
-        nodes.append(helper.make_node(operator, inputs, [name], **attributes))
-        return name
-
-    low, high = constant("low", np.float32(0)), constant("high", np.float32(6))
-    x = add("Cast", "images", to=TensorProto.FLOAT)
-    x = add("Transpose", x, perm=[0, 3, 1, 2])
-    x = add("Sub", x, constant("shift", trunk.shift))
-    for block in trunk.features:
-        start = x
-        for layer in block.modules():
-            if isinstance(layer, nn.Conv2d):
-                x = add(
-                    "Conv",
-                    x,
-                    constant(f"weight_{len(nodes)}", layer.weight),
-                    constant(f"bias_{len(nodes)}", layer.bias),
-                    strides=layer.stride,
-                    pads=layer.padding * 2,
-                    group=layer.groups,
-                )
-            elif isinstance(layer, nn.ReLU6):
-                x = add("Clip", x, low, high)
-        if getattr(block, "use_res_connect", False):
-            x = add("Add", start, x)
-    if trunk.pool:
-        x = add("GlobalAveragePool", x)
-    x = add("Flatten", x)
-    graph = helper.make_graph(
-        nodes,
-        "trunk",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", "side", "side", 3])],
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["n", "width"])],
-        constants,
-    )
-    opset = helper.make_opsetid("", _ONNX_OPSET)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=_ONNX_IR).SerializeToString()
+    graph = OnnxGraph()
+    x = graph.add("Cast", "images", to=TensorProto.FLOAT)
+    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+    x = graph.add("Flatten", graph.add_trunk(trunk, x))
+    return graph.model(["n", "side", "side", 3], x, ["n", "width"]).SerializeToString()

@@ -177,6 +177,10 @@ class FeatureStore:
     def __repr__(self):
         return f"FeatureStore({str(self.path)!r}, dtype={self.dtype!r})"
 
+    def __getstate__(self):
+        # path objects are of another class on another system
+        return {"path": os.fsdecode(self.path), "dtype": self.dtype}
+
     def fetch(self, keys):
         """Yield ``(key, row)`` of those keys that are kept, in any order.
 

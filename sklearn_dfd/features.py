@@ -25,7 +25,8 @@ from sklearn_dfd.extraction import Extraction
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore, open_store
 from sklearn_dfd.images import ImageError, as_image_list, describe
 from sklearn_dfd.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
-from sklearn_dfd.weights import fingerprint, load_weights
+from sklearn_dfd.persistence import restored_state, saved_state
+from sklearn_dfd.weights import find_weights, fingerprint, load_weights
 
 # changes whenever the same bytes would give other features: rows kept under an older one are
 # then not found, and computed again
@@ -94,6 +95,12 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     verbose : int, default=0
         1 shows a bar of the images that are computed.
 
+    store_weights_in_pickle : bool, default=True
+        Whether a saved transformer, by pickle, joblib or skops, holds ``weights_``. With False it
+        holds their fingerprint alone, and once loaded takes them from ``weights`` when it computes
+        (``set_params(weights=...)`` names another place). Others than those of the fingerprint are
+        an error.
+
     Attributes
     ----------
     layer_ : int or "pool"
@@ -101,6 +108,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     weights_ : dict of str to ndarray
         Weights of the blocks up to ``layer``, so that a saved transformer needs no other file.
+        Not there after loading one saved with ``store_weights_in_pickle=False``.
 
     fingerprint_ : str
         Hash of ``weights_``.
@@ -141,6 +149,15 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         "n_jobs": [Integral, None],
         "on_error": [StrOptions({"raise", "nan"})],
         "verbose": ["verbose"],
+        "store_weights_in_pickle": ["boolean"],
+    }
+
+    # what a file of an earlier release did, by each parameter that has come since
+    _parameters_of_older_files: dict = {  # noqa: RUF012
+        "engine": "torch",
+        "precision": "float32",
+        "verbose": 0,
+        "store_weights_in_pickle": True,
     }
 
     def __init__(
@@ -157,6 +174,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         n_jobs=None,
         on_error="raise",
         verbose=0,
+        store_weights_in_pickle=True,
     ):
         self.layer = layer
         self.weights = weights
@@ -169,6 +187,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         self.n_jobs = n_jobs
         self.on_error = on_error
         self.verbose = verbose
+        self.store_weights_in_pickle = store_weights_in_pickle
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -236,6 +255,9 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             computed before stays in ``memory``.
         TypeError, ValueError
             If ``X`` is not a collection of images, or a column of another name.
+        WeightsError
+            An OSError and a ValueError: the transformer was saved without its weights, and
+            ``weights`` does not give them.
         """
         check_is_fitted(self)
         images = as_image_list(X)
@@ -305,12 +327,29 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         """Return the trunk as a function from pixels to rows, and the batch size."""
         device = resolve_device(self.device, fitted=True)
         engine = resolve_engine(self.engine, device, self.precision, fitted=True)
-        weights = _Weights(self.weights_, self.fingerprint_)
+        weights = _Weights(self._trunk_arrays(), self.fingerprint_)
         run = _trunk(weights, self.layer_, device, engine, self.precision)
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = _CPU_BATCH_SIZE if device.type == "cpu" else _GPU_BATCH_SIZE
         return run, batch_size
+
+    def _trunk_arrays(self):
+        """Return the weights, found again where a file left them out."""
+        if hasattr(self, "weights_"):
+            return self.weights_
+        return find_weights(self.weights, trunk_names(self.layer_), self.fingerprint_)
+
+    def __getstate__(self):
+        """Leave the weights out where ``store_weights_in_pickle`` says so."""
+        state = saved_state(super().__getstate__())
+        if not self.store_weights_in_pickle:
+            state.pop("weights_", None)
+        return state
+
+    def __setstate__(self, state):
+        """Take the state of this release or of an earlier one."""
+        super().__setstate__(restored_state(self, state))
 
     def _n_features(self):
         return int(np.prod(feature_shape(self.layer_, self.image_size)))

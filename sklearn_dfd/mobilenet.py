@@ -132,7 +132,7 @@ class Trunk(nn.Module):
         last = LAST_BLOCK if layer == "pool" else layer
         blocks = copy.deepcopy(architecture().features[: last + 1])
         load_blocks(blocks, arrays)
-        self.features = _fold_batch_norm(blocks.eval())
+        self.features = fold_batch_norm(blocks.eval())
         self.pool = layer == "pool"
         self.precision = precision
         self.requires_grad_(False)
@@ -176,10 +176,10 @@ def load_blocks(blocks, arrays):
         parameter.requires_grad_(True)
 
 
-def _fold_batch_norm(module):
-    """Replace each convolution followed by BatchNorm by one convolution, throughout."""
+def fold_batch_norm(module):
+    """Replace each convolution followed by BatchNorm by one convolution, throughout, in place."""
     for name, child in module.named_children():
-        module.register_module(name, _fold_batch_norm(child))
+        module.register_module(name, fold_batch_norm(child))
     if isinstance(module, nn.Sequential):
         layers = list(module)
         for i in range(len(layers) - 1):

@@ -63,6 +63,43 @@ def load_weights(weights):
         raise WeightsError(f"weights={str(weights)!r} cannot be read: {error}.") from error
 
 
+def find_weights(weights, names, expected):
+    """Load some of the weights again, by their fingerprint.
+
+    Parameters
+    ----------
+    weights : "imagenet", path or None
+        Where to look, see :func:`load_weights`.
+    names : list of str
+        Names of the arrays.
+    expected : str
+        Their fingerprint.
+
+    Returns
+    -------
+    arrays : dict of str to ndarray of float32
+
+    Raises
+    ------
+    WeightsError
+        If there are none, or others. Names the fingerprint.
+    """
+    wanted = (
+        f"the weights of this transformer were left out when it was saved, and are wanted again "
+        f"(fingerprint {expected})"
+    )
+    todo = "Give them by set_params(weights=<path of the state dict that it was fitted with>)."
+    try:
+        arrays = load_weights(weights)
+    except WeightsError as error:
+        raise WeightsError(f"{wanted}: {error}\n{todo}") from error
+    arrays = {name: arrays[name] for name in names}
+    found = fingerprint(arrays)
+    if found != expected:
+        raise WeightsError(f"{wanted}: weights={weights!r} gives others ({found}). {todo}")
+    return arrays
+
+
 def imagenet_path():
     """Path of the ImageNet weights in torch's cache, whether they are there or not."""
     return Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_URL.rsplit("/", 1)[1]

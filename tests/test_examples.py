@@ -65,6 +65,18 @@ def test_quickstart_with_a_file_that_is_not_there(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_export_onnx(tmp_path):
+    pytest.importorskip("onnxruntime")
+    done = run("export_onnx.py", "--weights", "random", "--output", tmp_path, "--n-samples", 48)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3 and "ROC AUC" in lines[0]
+    assert lines[1].startswith("float32") and "ROC AUC lost 0.0000" in lines[1]
+    assert lines[2].startswith("int8")
+    sizes = [(tmp_path / name).stat().st_size for name in ("detector.onnx", "detector-int8.onnx")]
+    assert sizes[1] < 0.3 * sizes[0]
+
+
 def test_real_and_fake_faces_explains_its_options():
     done = run("real_and_fake_faces.py", "--help")
     assert done.returncode == 0

@@ -1,0 +1,152 @@
+"""ONNX models, written node by node.
+
+MobileNetV2 and its head have a dozen kinds of nodes: an exporter would cost a dependency and a
+trace, and leave less to say about what is in the file.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+_OPSET, _IR = 17, 8  # of 2022: read by all releases of onnxruntime since
+_PILLOW_ONE = np.float64(2**22)  # what a weight of 1 is in Pillow's whole numbers
+
+
+class OnnxGraph:
+    """A graph that grows by nodes, each of which has one output with a name.
+
+    Needs the package onnx.
+    """
+
+    def __init__(self):
+        self._nodes = []
+        self._constants = []
+
+    def constant(self, value):
+        """Add a tensor or array; return its name."""
+        from onnx import numpy_helper
+
+        value = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def add(self, operator, *inputs, **attributes):
+        """Add a node that works on the outputs named; return the name of its own."""
+        from onnx import helper
+
+        name = attributes.pop("name", f"{operator}_{len(self._nodes)}")
+        self._nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        return name
+
+    def add_squash(self, images, side):
+        """Squash images to a square as Pillow does, to the last bit.
+
+        ONNX has Resize, but onnxruntime rounds the weights of its filter to 32 bits: one pixel in
+        a thousand is then off by one, and the probabilities by up to 1e-3. Here the weights are
+        whole numbers, as in Pillow, and so are the sums, which fit into 64 bits exactly.
+
+        Parameters
+        ----------
+        images : str
+            Of uint8, shape (n, height, width, 3).
+        side : int
+
+        Returns
+        -------
+        pixels : str
+            Of float32, whole numbers, shape (n, 3, side, side).
+        """
+        from onnx import TensorProto
+
+        shape = self.add("Shape", images)
+        x = self.add("Transpose", images, perm=[0, 3, 1, 2])
+        x = self.add("Cast", x, to=TensorProto.DOUBLE)
+        # along the rows first: Pillow rounds in between
+        across = self.add("Transpose", self._add_filter(shape, 2, side), perm=[1, 0])
+        x = self._add_rounded(self.add("MatMul", x, across))
+        x = self._add_rounded(self.add("MatMul", self._add_filter(shape, 1, side), x))
+        return self.add("Cast", x, to=TensorProto.FLOAT)
+
+    def _add_filter(self, shape, axis, side):
+        """Add Pillow's bilinear filter as a matrix (side, length) of whole numbers."""
+        from onnx import TensorProto
+
+        one, zero = self.constant(np.float64(1)), self.constant(np.float64(0))
+        half = self.constant(np.float64(0.5))
+        length = self.add("Gather", shape, self.constant(np.int64(axis)), axis=0)
+        start, step = self.constant(np.int64(0)), self.constant(np.int64(1))
+        pixels = self.add("Cast", self.add("Range", start, length, step), to=TensorProto.DOUBLE)
+        length = self.add("Cast", length, to=TensorProto.DOUBLE)
+        scale = self.add("Div", length, self.constant(np.float64(side)))
+        centers = self.add("Mul", self.constant(np.arange(side)[:, np.newaxis] + 0.5), scale)
+        distance = self.add("Abs", self.add("Sub", self.add("Add", pixels, half), centers))
+        support = self.add("Max", scale, one)
+        weight = self.add("Sub", one, self.add("Mul", distance, self.add("Div", one, support)))
+        weight = self.add("Max", weight, zero)
+        total = self.add("ReduceSum", weight, self.constant(np.array([1])), keepdims=1)
+        weight = self.add("Mul", self.add("Div", weight, total), self.constant(_PILLOW_ONE))
+        return self.add("Floor", self.add("Add", weight, half))
+
+    def _add_rounded(self, x):
+        """Add the rounding of sums of weighted pixels to whole pixels."""
+        x = self.add("Add", x, self.constant(_PILLOW_ONE / 2))
+        return self.add("Floor", self.add("Div", x, self.constant(_PILLOW_ONE)))
+
+    def add_trunk(self, trunk, pixels):
+        """Add the frozen blocks, from pixels (n, 3, side, side) of 0 to 255 to maps.
+
+        With ``trunk.pool`` they are averaged, to (n, 1280, 1, 1).
+        """
+        x = self.add("Sub", pixels, self.constant(trunk.shift))
+        x = self.add_blocks(trunk.features, x)
+        return self.add("GlobalAveragePool", x) if trunk.pool else x
+
+    def add_blocks(self, blocks, x):
+        """Add blocks of MobileNetV2 whose BatchNorm is folded, from maps to maps."""
+        low, high = self.constant(np.float32(0)), self.constant(np.float32(6))
+        for block in blocks:
+            start = x
+            for layer in block.modules():
+                if isinstance(layer, nn.Conv2d):
+                    x = self.add(
+                        "Conv",
+                        x,
+                        self.constant(layer.weight),
+                        self.constant(layer.bias),
+                        strides=layer.stride,
+                        pads=layer.padding * 2,
+                        group=layer.groups,
+                    )
+                elif isinstance(layer, nn.ReLU6):
+                    x = self.add("Clip", x, low, high)
+            if getattr(block, "use_res_connect", False):
+                x = self.add("Add", start, x)
+        return x
+
+    def model(self, input_shape, output, output_shape):
+        """Finish a model from ``images``, of uint8, to an output of float32.
+
+        Parameters
+        ----------
+        input_shape, output_shape : list of int or str
+            Strings name the sides that are free.
+        output : str
+
+        Returns
+        -------
+        model : onnx.ModelProto
+        """
+        from onnx import TensorProto, helper
+
+        return helper.make_model(
+            helper.make_graph(
+                self._nodes,
+                "sklearn_dfd",
+                [helper.make_tensor_value_info("images", TensorProto.UINT8, input_shape)],
+                [helper.make_tensor_value_info(output, TensorProto.FLOAT, output_shape)],
+                self._constants,
+            ),
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR,
+        )

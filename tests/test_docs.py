@@ -1,0 +1,82 @@
+"""The Python blocks of README.md and of the pages in docs run, page by page, as they are printed.
+
+Two things differ: a file of random weights stands in for the ImageNet weights, which are not
+downloaded here, and what `SMALLER` names is made smaller to save time.
+"""
+
+import hashlib
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sklearn_dfd import weights
+from sklearn_dfd.datasets import make_spliced_photos
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+#: What is printed, and what runs in its place.
+SMALLER = {"make_spliced_photos(200": "make_spliced_photos(24"}
+
+#: The first line of blocks that cannot run here, and why.
+CANNOT_RUN: dict[str, str] = {}
+
+
+def blocks(page):
+    """Python blocks of a page: the number of their first line, and the code."""
+    text = page.read_text("utf-8")
+    for match in re.finditer(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE):
+        yield text[: match.start(1)].count("\n") + 1, match.group(1)
+
+
+WITH_BLOCKS = [page for page in PAGES if any(blocks(page))]
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """Be in a folder with the photographs that the pages speak of."""
+    photos = make_spliced_photos(24, random_state=0)
+    for i, picture in enumerate(photos.data):
+        folder = tmp_path / "faces" / ("fake" if photos.target[i] else "real") / f"person_{i // 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{i}.png")
+    Image.fromarray(photos.data[0]).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def stand_in_for_imagenet(weights_file, monkeypatch):
+    digest = hashlib.sha256(Path(weights_file).read_bytes()).hexdigest()
+    monkeypatch.setattr(weights, "imagenet_path", lambda: Path(weights_file))
+    monkeypatch.setattr(weights, "_imagenet_hash", lambda: digest)
+
+
+@pytest.mark.usefixtures("photographs", "stand_in_for_imagenet")
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
+def test_blocks_run(page):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("skops")
+    namespace = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        # a reader's own script does not stop at a warning either
+        warnings.simplefilter("default")
+        for line, code in blocks(page):
+            if code.splitlines()[0] in CANNOT_RUN:
+                continue
+            for printed, smaller in SMALLER.items():
+                code = code.replace(printed, smaller)
+            # with the line numbers of the page, for tracebacks
+            exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+
+
+def test_no_exception_is_out_of_date():
+    """What is made smaller, or cannot run, is still printed somewhere."""
+    code = "".join(code for page in PAGES for _, code in blocks(page))
+    assert ROOT / "README.md" in WITH_BLOCKS and ROOT / "docs" / "saving.md" in WITH_BLOCKS
+    for printed in (*SMALLER, *CANNOT_RUN):
+        assert printed in code
+    assert np.unique(list(SMALLER)).size == len(SMALLER)

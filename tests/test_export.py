@@ -1,0 +1,209 @@
+"""One ONNX file says what ``predict_proba`` says, whatever the size of the images."""
+
+import json
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+import sklearn_dfd
+from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
+from sklearn_dfd.decoding import load_rgb
+from sklearn_dfd.export import to_onnx
+from sklearn_dfd.onnx_graph import OnnxGraph
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return make_spliced_photos(24, random_state=0)
+
+
+def fitted(layer, weights, photos, y=None):
+    # a high rate, so that the probabilities differ from one another
+    pipe = make_deepfake_pipeline(
+        layer, weights=weights, image_size=64, max_epochs=2, batch_size=8, lr=1e-3, random_state=0
+    )
+    return pipe.fit(photos.data, photos.target if y is None else y)
+
+
+@pytest.fixture(scope="module")
+def pipe(photos, weights_file):
+    return fitted(15, weights_file, photos, photos.target_names[photos.target])
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "detector.onnx"
+
+
+def answer(path, images):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": np.asarray(images)})[0]
+
+
+def pictures(n, height, width):
+    """Smooth ones with noise, black and white among them: what filters round differently."""
+    rng = np.random.default_rng(height)
+    wave = np.sin(np.add.outer(np.arange(height) / 9, np.arange(width) / 7))[..., np.newaxis]
+    noise = rng.normal(0, 20, (n, height, width, 3))
+    images = np.clip(128 + 120 * wave * rng.uniform(-1, 1, (n, 1, 1, 3)) + noise, 0, 255)
+    images[0, : height // 2], images[0, height // 2 :] = 0, 255
+    return images.astype(np.uint8)
+
+
+# ---- the same probabilities ----
+
+
+@pytest.mark.parametrize("layer", [6, 18, "pool"])
+def test_probabilities_wherever_mobilenet_is_cut(layer, photos, weights_file, path):
+    pipe = fitted(layer, weights_file, photos)
+    to_onnx(pipe, path)
+    expected = pipe.predict_proba(photos.data)
+    assert np.ptp(expected[:, 1]) > 1e-3
+    np.testing.assert_allclose(answer(path, photos.data), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 40), (97, 130), (64, 300), (400, 301)])
+def test_images_of_any_size_are_squashed_as_ours_are(pipe, path, size):
+    to_onnx(pipe, path)
+    for n_images in (1, 3):
+        images = pictures(n_images, *size)
+        expected = pipe.predict_proba(images)
+        np.testing.assert_allclose(answer(path, images), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (97, 130), (64, 300), (301, 64), (640, 480)])
+def test_squashing_is_pillows_to_the_last_bit(size):
+    graph = OnnxGraph()
+    output = graph.add_squash("images", 64)
+    model = graph.model(["n", "height", "width", 3], output, ["n", 3, 64, 64])
+    images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    squashed = np.moveaxis(session.run(None, {"images": images})[0], 1, -1)
+    np.testing.assert_array_equal(squashed, [load_rgb(image, 64) for image in images])
+
+
+def test_real_photographs(real_weights, real_faces, path):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The names of these fakes")
+        faces = load_real_and_fake_faces(real_faces)
+    rows = np.r_[:12, -12:0]
+    pipe = make_deepfake_pipeline(weights=real_weights, image_size=96, max_epochs=2, random_state=0)
+    pipe.fit(faces.data[rows], faces.target[rows])
+    images = [np.asarray(Image.open(file).convert("RGB")) for file in faces.data[rows]]
+    to_onnx(pipe, path)
+    np.testing.assert_allclose(
+        answer(path, np.stack(images)), pipe.predict_proba(faces.data[rows]), rtol=0, atol=1e-4
+    )
+
+
+def test_more_than_two_classes_and_no_hidden_layer(photos, path):
+    pipe = make_deepfake_pipeline(
+        weights=None, image_size=64, hidden_layer_sizes=(), max_epochs=1, random_state=0
+    )
+    pipe.fit(photos.data, np.arange(24) % 3)
+    to_onnx(pipe, path)
+    expected = pipe.predict_proba(photos.data)
+    assert expected.shape == (24, 3)
+    np.testing.assert_allclose(answer(path, photos.data), expected, rtol=0, atol=1e-4)
+
+
+def test_a_head_alone_on_features_that_are_maps(photos, path):
+    pipe = make_pipeline(
+        MobileNetV2Features(3, weights=None, image_size=32),
+        DeepFakeClassifier("pool", hidden_layer_sizes=(8,), max_epochs=2, random_state=0),
+    ).fit(photos.data, photos.target)
+    to_onnx(pipe, path)
+    np.testing.assert_allclose(
+        answer(path, photos.data), pipe.predict_proba(photos.data), rtol=0, atol=1e-4
+    )
+
+
+# ---- the file ----
+
+
+def test_the_file_is_valid_and_says_what_it_is(pipe, path):
+    to_onnx(pipe, path)
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["classes"]) == ["genuine", "spliced"]
+    assert metadata["fingerprint"] == pipe["features"].fingerprint_
+    assert metadata["layer"] == "15" and metadata["image_size"] == "64"
+    assert metadata["sklearn_dfd"] == sklearn_dfd.__version__ == model.producer_version
+    weights = sum(array.nbytes for array in pipe["features"].weights_.values())
+    weights += sum(p.nbytes for p in pipe["classifier"].net_.module_.parameters())
+    assert path.stat().st_size < 1.01 * weights
+    kinds = {node.op_type for node in model.graph.node}
+    assert "BatchNormalization" not in kinds
+
+
+def test_writing_changes_nothing(pipe, photos, path):
+    before = pipe.predict_proba(photos.data)
+    state = {k: v.clone() for k, v in pipe["classifier"].net_.module_.state_dict().items()}
+    to_onnx(pipe, str(path))
+    for name, tensor in pipe["classifier"].net_.module_.state_dict().items():
+        assert (tensor == state[name]).all(), name
+    np.testing.assert_array_equal(pipe.predict_proba(photos.data), before)
+    assert pipe["classifier"].partial_fit is not None
+    assert all(p.requires_grad for p in pipe["classifier"].net_.module_.parameters())
+
+
+def test_int8_is_smaller_and_near(pipe, photos, path, tmp_path, caplog):
+    to_onnx(pipe, path)
+    small = tmp_path / "int8.onnx"
+    to_onnx(pipe, small, calibration_images=list(photos.data))
+    assert not caplog.records
+    assert small.stat().st_size < 0.3 * path.stat().st_size
+    exact, near = answer(path, photos.data), answer(small, photos.data)
+    assert near.shape == exact.shape
+    assert 1e-6 < np.abs(near - exact).mean() < 0.1
+    assert answer(small, pictures(2, 97, 130)).shape == (2, 2)  # as free as the other file
+    kinds = {node.op_type for node in onnx.load(small).graph.node}
+    assert "QuantizeLinear" in kinds
+    metadata = {entry.key: entry.value for entry in onnx.load(small).metadata_props}
+    assert json.loads(metadata["classes"]) == ["genuine", "spliced"]
+
+
+# ---- what cannot be written ----
+
+
+def test_other_estimators_are_an_error(pipe, photos, path):
+    search = GridSearchCV(pipe, {"classifier__lr": [1e-3]})
+    search.best_estimator_ = pipe
+    for estimator, expected in (
+        (search, r"not GridSearchCV\. Pass its best_estimator_\."),
+        (CalibratedClassifierCV(pipe), "not CalibratedClassifierCV"),
+        (pipe["classifier"], "not DeepFakeClassifier"),
+        (pipe[:1], "not MobileNetV2Features"),
+    ):
+        with pytest.raises(TypeError, match=expected):
+            to_onnx(estimator, path)
+    with pytest.raises(NotFittedError):
+        to_onnx(make_deepfake_pipeline(weights=None), path)
+    assert not path.exists()
+
+
+def test_bfloat16_is_an_error(pipe, path):
+    pipe["features"].set_params(precision="bfloat16")
+    try:
+        with pytest.raises(ValueError, match="computes in bfloat16"):
+            to_onnx(pipe, path)
+    finally:
+        pipe["features"].set_params(precision="float32")
+
+
+def test_without_onnx_the_error_says_what_to_install(pipe, path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r'pip install "sklearn-dfd\[onnx\]"'):
+        to_onnx(pipe, path)
