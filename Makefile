@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WEIGHTS ?= imagenet
+MINUTES ?= 60
+FILES ?= 100000
 
-.PHONY: demo test test-oldest lint docs bench clean
+.PHONY: demo test test-oldest lint docs bench soak fuzz audit clean
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -59,6 +61,16 @@ docs: .venv/docs  ## the documentation, in docs/_build
 bench: .venv/bench  ## ratios against other ways to do the work, in docs/performance.md
 	$(BIN)/python benchmarks/run.py --page docs/performance.md $(if $(DATA),--data "$(DATA)") \
 	  $(if $(filter-out imagenet,$(WEIGHTS)),--weights "$(WEIGHTS)")
+
+soak: .venv/dev  ## mutated images, kills, load and random pipelines, for MINUTES
+	$(BIN)/python soak/run.py --minutes $(MINUTES) 2> soak.log || (cat soak.log; exit 1)
+
+fuzz: .venv/dev  ## FILES mutated image files
+	$(BIN)/python soak/run.py --only images --minutes 600 --files $(FILES) 2> soak.log
+
+audit: .venv/dev  ## known vulnerabilities of what is installed; needs the network
+	$(BIN)/python -m pip install -q pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
 
 clean:
 	rm -rf .venv .venv-oldest output docs/_build docs/api .pytest_cache .mypy_cache .ruff_cache

@@ -23,7 +23,7 @@ from sklearn.utils.validation import (
 from sklearn_dfd.callbacks import CallbackSupportMixin, NoCallbacks, training_data
 from sklearn_dfd.devices import own_torch_state, resolve_device, working_device
 from sklearn_dfd.mobilenet import LAST_BLOCK, tail_input_shape
-from sklearn_dfd.net import TailNet
+from sklearn_dfd.net import LossError, TailNet
 from sklearn_dfd.persistence import restored_state, saved_state
 from sklearn_dfd.rows import Rows, distinct_rows, set_aside
 from sklearn_dfd.tail import Tail
@@ -285,7 +285,9 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         ValueError
             For NaN or infinite features (naming the rows), a width that does not fit ``layer``
             (naming what it would fit), a single class, lengths that differ, an unknown device,
-            groups that cannot be split, or a loss that is no longer finite.
+            groups that cannot be split, or a loss that is no longer finite (naming epoch and
+            batch). The classifier is then left with the weights of the last epoch before, of
+            the best one with ``early_stopping``; after none, unfitted.
         WeightsError
             An OSError and a ValueError: the weights cannot be had.
         """
@@ -419,12 +421,21 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         NotFittedError
             Before ``fit``.
         ValueError
-            For rows of another width, or that are not finite (naming them).
+            For rows of another width, or that are not finite, or so large that their
+            probabilities would not be (naming them).
         """
         check_is_fitted(self, "net_")
         X = self._check_features(X, reset=False)
         with own_torch_state(torch.device(self.net_.device)):
-            return self.net_.predict_proba(X)
+            probabilities = self.net_.predict_proba(X)
+        wrong = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+        if len(wrong):
+            raise ValueError(
+                f"{len(wrong)} of {len(X)} rows of X, the first of them row {wrong[0]}, have "
+                "features so large that their probabilities are not finite: scale them as those "
+                "of fit."
+            )
+        return probabilities
 
     def _check_rows(self, X, y, sample_weight, *, reset, name="X"):
         """Validate rows with labels and weights; X in float32."""
@@ -440,20 +451,20 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return X, y, _check_sample_weight(sample_weight, X, ensure_non_negative=True)
 
     def _check_features(self, X, *, reset, name="X"):
-        with np.errstate(over="ignore", invalid="ignore"):  # not finite then: reported below
+        # values out of range are not finite then, and reported below; the sum of large ones may be
+        with np.errstate(over="ignore", invalid="ignore"):
             X = validate_data(
                 self, X, dtype=np.float32, order="C", ensure_all_finite=False, reset=reset
             )
-        try:
-            assert_all_finite(X)
-        except ValueError:
+            finite = np.isfinite(X.sum()) or np.isfinite(X).all()
+        if not finite:
             rows = np.flatnonzero(~np.isfinite(X).all(axis=1))
             more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
             raise ValueError(
                 f"Input {name} contains NaN or infinity, or values too large for float32, in "
                 f"{len(rows)} of {len(X)} rows: {', '.join(map(str, rows[:10]))}{more}. Rows of "
                 'images that could not be read are NaN with on_error="nan": leave them out.'
-            ) from None
+            )
         return X
 
     def _encode(self, y, name):
@@ -539,18 +550,22 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             )
         net.valid_rows = valid_rows
         stopping = self.early_stopping and valid_rows is not None
-        best_loss, best_state, best_epoch = np.inf, None, 0
+        best_loss, best_epoch = np.inf, self.n_iter_
+        best_state = copy.deepcopy(net.module_.state_dict())
         task.call_on_fit_task_begin(estimator=self, **data)
         net.notify("on_train_begin", X=rows, y=None)
         for _ in range(n_epochs):
             epoch = task.subcontext(task_name="epoch")
             epoch.call_on_fit_task_begin(estimator=self, **data)
-            net.fit_loop(rows, epochs=1)
+            try:
+                net.fit_loop(rows, epochs=1)
+            except LossError as error:
+                raise LossError(f"{error} {self._go_back(best_state, best_epoch)}") from None
             self.n_iter_ = self.best_epoch_ = self.n_iter_ + 1
             measured = {**net.history[-1], "epoch": self.n_iter_}
             self.history_.append({key: measured[key] for key in _MEASURES if key in measured})
-            if stopping and measured["valid_loss"] < best_loss:
-                best_loss, best_epoch = measured["valid_loss"], self.n_iter_
+            if not stopping or measured["valid_loss"] < best_loss:
+                best_loss, best_epoch = measured.get("valid_loss", np.inf), self.n_iter_
                 best_state = copy.deepcopy(net.module_.state_dict())
             stop = epoch.call_on_fit_task_end(
                 estimator=self,
@@ -566,6 +581,17 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             net.module_.load_state_dict(best_state)
             self.best_epoch_ = best_epoch
         task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
+
+    def _go_back(self, state, epoch):
+        """Return to the last weights that were good, where there are any; say to which."""
+        self.net_.valid_rows = None
+        if epoch == 0:
+            del self.net_
+            return "Nothing was learned before: the classifier is not fitted."
+        self.net_.module_.load_state_dict(state)
+        self.net_.initialize_optimizer()  # whose moments are not finite either
+        self.best_epoch_ = epoch
+        return f"The classifier is left with the weights of epoch {epoch}, fit to predict."
 
     def __getstate__(self):
         """Leave out the net, which knows a device, and keep its weights as plain arrays."""

@@ -6,8 +6,10 @@ knows.
 """
 
 import io
+import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -52,8 +54,14 @@ AN_IMAGE_IS = (
 )
 
 #: Formats never opened: EPS starts Ghostscript and WMF Windows' own renderer on bytes that nobody
-#: vouches for, and IPTC is an envelope that may hold either.
-_REFUSED_FORMATS = frozenset({"EPS", "IPTC", "WMF"})
+#: vouches for, and IPTC is an envelope that may hold either. BLP and FITS are envelopes, too, that
+#: unpack what is in them at once, beyond the limit of time and, in older Pillows, of memory.
+_REFUSED_FORMATS = frozenset({"BLP", "EPS", "FITS", "IPTC", "WMF"})
+
+#: Seconds of a core's time that decoding one image may take. A photograph takes 0.02; a small file
+#: made for it keeps a decoder busy for hours, such as a JPEG of thousands of scans.
+DECODING_SECONDS = 60
+_BLOCK = 4096  # bytes of a JPEG that are decoded between two looks at the clock
 
 _TRANSPOSE: dict[Any, Image.Transpose] = {  # EXIF orientation -> what puts the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,6 +76,18 @@ _TRANSPOSE: dict[Any, Image.Transpose] = {  # EXIF orientation -> what puts the 
 # Loading, which fills a PIL image in place, is not safe in two threads at once, and one image may
 # stand in several rows. One lock for all: whoever passes PIL images has mostly decoded them.
 _loading = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _loading, _silence, _silence_lock, _n_silenced
+    # whoever held these, or was within the filter, is a thread that the child does not have
+    _loading, _silence_lock = threading.Lock(), threading.Lock()
+    _silence.close()
+    _silence, _n_silenced = ExitStack(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def check_array(image: np.ndarray, *, n_axes: int, name: str) -> None:
@@ -122,26 +142,29 @@ def content_digest(raw: RawImage) -> bytes:
     return digest.digest()
 
 
-def check_header(raw: RawImage) -> None:
+def check_header(raw: RawImage, max_pixels: int | None = None) -> None:
     """Check cheaply what can be checked without decoding, before hours are spent on the rest.
 
     Parameters
     ----------
     raw : bytes, PIL image, ndarray or DerivedImage
         The content of an image file, or an image in memory.
+    max_pixels : int or None, default=None
+        Pixels that an image file may have; None for ``PIL.Image.MAX_IMAGE_PIXELS``. Beyond twice
+        that number Pillow itself refuses.
 
     Raises
     ------
     ValueError
         If the bytes begin no known image format, a side is shorter than `MIN_SIDE`, the image has
-        more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` or its values have no defined white level.
+        more pixels than it may or its values have no defined white level.
     """
     while isinstance(raw, DerivedImage):
         raw = raw.raw
-    _open(raw)
+    _open(raw, max_pixels)
 
 
-def to_rgb(raw: RawImage) -> Image.Image:
+def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
     """Decode an image to RGB, upright, eight bits a channel.
 
     Transparency is dropped, not blended; of an animation this is the first frame; 16-bit grey
@@ -152,6 +175,8 @@ def to_rgb(raw: RawImage) -> Image.Image:
     raw : bytes, PIL image, ndarray or DerivedImage
         The content of an image file, or an image in memory. It is not modified, save
         that a PIL image still to be read from its file is read.
+    max_pixels : int or None, default=None
+        See `check_header`.
 
     Returns
     -------
@@ -161,15 +186,16 @@ def to_rgb(raw: RawImage) -> Image.Image:
     Raises
     ------
     ValueError
-        If `check_header` does, or the image data are truncated or damaged.
+        If `check_header` does, the image data are truncated or damaged, or decoding takes more
+        than `DECODING_SECONDS`.
     """
     if isinstance(raw, DerivedImage):
         # RandomState, since numpy promises its numbers for ever, and those of a Generator not
         seed = np.frombuffer(content_digest(raw), dtype="<u4")
-        image = raw.render(to_rgb(raw.raw), np.random.RandomState(seed)).convert("RGB")
+        image = raw.render(to_rgb(raw.raw, max_pixels), np.random.RandomState(seed)).convert("RGB")
         image.info = {}
         return image
-    image = _open(raw)
+    image = _open(raw, max_pixels)
     with _guarded(), _loading if image is raw else nullcontext():
         image.load()
         transpose = _transpose_of(image)  # after loading: TIFF turns itself upright there
@@ -187,7 +213,7 @@ def to_rgb(raw: RawImage) -> Image.Image:
         return image if transpose is None else image.transpose(transpose)
 
 
-def load_rgb(raw: RawImage, image_size: int) -> np.ndarray:
+def load_rgb(raw: RawImage, image_size: int, max_pixels: int | None = None) -> np.ndarray:
     """Decode an image and squash it to a square.
 
     Parameters
@@ -196,6 +222,8 @@ def load_rgb(raw: RawImage, image_size: int) -> np.ndarray:
         The content of an image file, or an image in memory.
     image_size : int
         Side of the square in pixels.
+    max_pixels : int or None, default=None
+        See `check_header`.
 
     Returns
     -------
@@ -214,16 +242,16 @@ def load_rgb(raw: RawImage, image_size: int) -> np.ndarray:
     >>> load_rgb(np.full((480, 640), 7, np.uint8), 224)[0, 0]
     array([7, 7, 7], dtype=uint8)
     """
-    image = to_rgb(raw)
+    image = to_rgb(raw, max_pixels)
     if image.size != (image_size, image_size):
         image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
     return np.array(image)
 
 
-def _open(raw: bytes | Image.Image | np.ndarray) -> Image.Image:
+def _open(raw: bytes | Image.Image | np.ndarray, max_pixels: int | None) -> Image.Image:
     """Give a PIL image, not decoded yet, that passed the checks of `check_header`."""
     if isinstance(raw, bytes):
-        image = _open_bytes(raw)
+        image = _open_bytes(raw, max_pixels)
     elif isinstance(raw, np.ndarray):
         check_array(raw, n_axes=2, name="it")
         _check_side(raw.shape[1], raw.shape[0])
@@ -237,17 +265,39 @@ def _open(raw: bytes | Image.Image | np.ndarray) -> Image.Image:
     return image
 
 
-def _open_bytes(raw: bytes) -> Image.Image:
+def _open_bytes(raw: bytes, max_pixels: int | None) -> Image.Image:
     with _guarded():
         Image.preinit()  # the common formats come first, as Image.open tries them
         Image.init()
         formats = [name for name in Image.ID if name not in _REFUSED_FORMATS]
-        image = Image.open(io.BytesIO(raw), formats=formats)
-    # Pillow itself only warns up to twice the limit.
-    limit = Image.MAX_IMAGE_PIXELS
+        image = Image.open(_TimedBytes(raw), formats=formats)
+        if image.format in ("JPEG", "MPO"):
+            image.decodermaxblock = _BLOCK
+    # Pillow itself only warns up to twice its own limit.
+    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
     if limit is not None and image.width * image.height > limit:
-        raise _too_large(f"{image.width}x{image.height} pixels")
+        raise _too_large(f"{image.width}x{image.height} pixels", max_pixels)
     return image
+
+
+class _TimeIsUp(BaseException):
+    """Raised into a decoder: not an Exception, which it might take for the end of the file."""
+
+
+class _TimedBytes(io.BytesIO):
+    """The bytes of a file, to be read within a bounded time of the thread.
+
+    All decoders that can be busy for longer than their pixels account for read block by block.
+    """
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(raw)
+        self._deadline = time.thread_time() + DECODING_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self._deadline:
+            raise _TimeIsUp
+        return super().read(size)
 
 
 def _check_side(width: int, height: int) -> None:
@@ -276,7 +326,12 @@ def _no_white_level(values: str) -> ValueError:
     return ValueError(f"its values are {values}, with no defined white level: save it as 8 bits")
 
 
-def _too_large(size: str) -> ValueError:
+def _too_large(size: str, max_pixels: int | None = None) -> ValueError:
+    if max_pixels is not None:
+        return ValueError(
+            f"the image is too large ({size}; max_pixels is {max_pixels}, raise it for files that "
+            "you trust)"
+        )
     return ValueError(
         f"the image is too large ({size}; PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}, "
         "raise it for files that you trust)"
@@ -298,6 +353,11 @@ def _guarded() -> Iterator[None]:
         raise ValueError("the bytes are of no image format that can be read") from None
     except Image.DecompressionBombError as error:
         raise _too_large(str(error)) from None
+    except _TimeIsUp:
+        raise ValueError(
+            f"decoding takes more than {DECODING_SECONDS} seconds, as of a file that is made to "
+            "keep its reader busy: save it anew"
+        ) from None
     except Exception as error:
         raise ValueError(f"the image data are truncated or damaged ({brief(error)})") from error
 

@@ -1,5 +1,6 @@
 """Which device the work is done on, and how many cores it takes."""
 
+import os
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -163,12 +164,14 @@ def own_torch_state(device):
     Default device, inference mode, autocast and disabled gradients hold for a thread; on CUDA
     convolutions repeat themselves to the last bit. Torch's threads are no more than the cores
     that this process may use: in a container with a quota torch starts as many as the host has.
+    A forked process gets one: OpenMP would wait for threads that only its parent has.
     """
     with ExitStack() as stack:
-        if torch.get_num_threads() > joblib.cpu_count():
+        most = 1 if _forked else joblib.cpu_count()
+        if torch.get_num_threads() > most:
             _torch_threads.remember()
             stack.callback(_torch_threads.restore)
-            torch.set_num_threads(joblib.cpu_count())
+            torch.set_num_threads(most)
         stack.enter_context(torch.device("cpu"))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -204,6 +207,17 @@ class _TorchThreads:
 
 
 _torch_threads = _TorchThreads()
+_forked = False  # from a process that may have started OpenMP's threads
+
+
+def _after_fork():
+    global _forked, _torch_threads
+    _forked = True
+    _torch_threads = _TorchThreads()  # the pools of the parent, and who held the lock, are not here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _resolve_all(devices, fitted):

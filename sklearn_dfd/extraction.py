@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -36,6 +37,8 @@ class Extraction:
     store : MemoryStore or FeatureStore
     pool : concurrent.futures.Executor
         Of threads.
+    max_pixels : int or None
+        See ``check_header``.
 
     Attributes
     ----------
@@ -47,10 +50,13 @@ class Extraction:
         What is wrong with the images that cannot be used, by row.
     """
 
-    def __init__(self, images, width, recipe, store, pool):
+    def __init__(self, images, width, recipe, store, pool, max_pixels=None):
         self.images = images
+        self.max_pixels = max_pixels
         self.recipe = recipe
-        self.store = _usable(store)
+        self.owner = new_owner()
+        self.store = store
+        self._release()  # writes nothing, but would have to be able to
         self.pool = pool
         self.features = np.empty((len(images), width), dtype=np.float32)
         self.missing: dict[bytes, list[int]] = {}
@@ -71,7 +77,8 @@ class Extraction:
                 rows_of.setdefault(key, []).append(row)
                 raws[key] = raw
             self._fill(rows_of)
-            faults = self.pool.map(_header_fault, [raws[key] for key in rows_of])
+            remaining = [raws[key] for key in rows_of]
+            faults = self.pool.map(partial(_header_fault, max_pixels=self.max_pixels), remaining)
             for (key, same), fault in zip(rows_of.items(), faults, strict=True):
                 if fault:
                     self.failures.update(dict.fromkeys(same, fault))
@@ -91,8 +98,7 @@ class Extraction:
         progress : callable
             Told the number of images, each time that some are done.
         """
-        owner = new_owner()
-        batches = self._claimed_batches(owner, batch_size, progress)
+        batches = self._claimed_batches(batch_size, progress)
         running: deque = deque()
         done: list[tuple[bytes, np.ndarray]] = []
         claimed: list[bytes] = []
@@ -105,7 +111,8 @@ class Extraction:
                     if waiting:
                         break
                     sources = [self.images[self.missing[key][0]] for key in batch]
-                    running.append((batch, self.pool.submit(_run, run, sources, image_size)))
+                    future = self.pool.submit(_run, run, sources, image_size, self.max_pixels)
+                    running.append((batch, future))
                 if running:
                     batch, future = running.popleft()
                     done += self._place(batch, *future.result())
@@ -117,24 +124,32 @@ class Extraction:
                     break
                 if len(claimed) >= _CHUNK or not running:
                     # also before waiting: others may wait for these
-                    self._keep(done, owner)
-                    self.store.release(owner, claimed)
+                    self._keep(done)
+                    self._release(claimed)
                     done, claimed = [], []
         finally:
-            self.store.release(owner)
+            self._release()
 
     def _fill(self, rows_of):
         """Fill in those rows that are kept, and strike them off ``rows_of``."""
-        for key, row in self.store.fetch(list(rows_of)):
-            self.features[rows_of.pop(key)] = row
 
-    def _claimed_batches(self, owner, batch_size, progress):
+        def fill(store):
+            for key, row in store.fetch(list(rows_of)):
+                self.features[rows_of.pop(key)] = row
+
+        self._ask(fill)
+
+    def _release(self, keys=None):
+        """Give up ``keys`` that were taken on, or all."""
+        self._ask(lambda store: store.release(self.owner, keys))
+
+    def _claimed_batches(self, batch_size, progress):
         """Yield batches of keys that are ours to compute; an empty one where all are others'."""
         todo = deque(self.missing)
         fruitless = 0  # keys in a row that others hold, and have not computed yet
         while todo:
             chunk = [todo.popleft() for _ in range(min(_CHUNK, len(todo)))]
-            ours = self._claim(chunk, owner)
+            ours = self._ask(partial(_claim, keys=chunk, owner=self.owner))
             mine = [key for key in chunk if key in ours]
             for start in range(0, len(mine), batch_size):
                 yield mine[start : start + batch_size]
@@ -162,44 +177,32 @@ class Extraction:
             done.append((row_key(result, self.recipe), row))
         return done
 
-    def _claim(self, keys, owner):
-        try:
-            return self.store.claim(keys, owner)
-        except OSError as error:
-            self._go_on_without(error, owner)
-            return self.store.claim(keys, owner)
-
-    def _keep(self, done, owner):
+    def _keep(self, done):
         """Add rows to the store; where it cannot be written, keep them in this process."""
-        if not done:
-            return
-        keys, rows = zip(*done, strict=True)
+        if done:
+            keys, rows = zip(*done, strict=True)
+            self._ask(lambda store: store.add(keys, rows))
+
+    def _ask(self, question):
+        """Ask the store; where it fails, now or from now on, one in this process stands in."""
         try:
-            self.store.add(keys, rows)
+            return question(self.store)
+        except NotADirectoryError:
+            raise  # no store can be meant
         except OSError as error:
-            self._go_on_without(error, owner)
-            self.store.add(keys, rows)
-
-    def _go_on_without(self, error, owner):
-        with suppress(OSError):  # nobody should wait for what will not come
-            self.store.release(owner)
-        self.store = _stand_in(error)
-
-
-def _usable(store):
-    """Return the store, or what stands in for one that this machine cannot write to."""
-    try:
-        store.release(new_owner())  # writes nothing, but would have to be able to
-    except NotADirectoryError:
-        raise  # no store can be meant
-    except OSError as error:
-        return _stand_in(error)
-    return store
+            with suppress(OSError):  # nobody should wait for what will not come
+                self.store.release(self.owner)
+            self.store = _stand_in(error)
+            return question(self.store)
 
 
 def _stand_in(error):
     warnings.warn(f"{error}; features are kept in this process only.", stacklevel=2)
     return IN_PROCESS
+
+
+def _claim(store, keys, owner):
+    return store.claim(keys, owner)
 
 
 def _read(source):
@@ -211,15 +214,15 @@ def _read(source):
         return error, None
 
 
-def _header_fault(raw):
+def _header_fault(raw, max_pixels):
     """Say what is wrong with an image's header; None where it is sound."""
     try:
-        return check_header(raw)
+        return check_header(raw, max_pixels)
     except _IMAGE_PROBLEMS as error:
         return str(error)
 
 
-def _run(run, sources, image_size):
+def _run(run, sources, image_size, max_pixels):
     """Decode images and run the network on those that can be.
 
     Returns
@@ -234,7 +237,7 @@ def _run(run, sources, image_size):
     for source in sources:
         try:
             raw = read_source(source)
-            pixels.append(load_rgb(raw, image_size))
+            pixels.append(load_rgb(raw, image_size, max_pixels))
             outcome.append(content_digest(raw))
         except _IMAGE_PROBLEMS as error:
             outcome.append(error)

@@ -70,12 +70,15 @@ class MemoryStore:
         Bound on the features kept. May be set at any time.
     """
 
+    # one for all stores, which hold it for microseconds: a fork can then wait until it is free
+    _lock = threading.Lock()
+
     def __init__(self, max_bytes):
         self.max_bytes = max_bytes
         self._rows = OrderedDict()
         self._n_bytes = 0
         self._claims = {}
-        self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     def __deepcopy__(self, memo):
         return self  # clones of an estimator share the store
@@ -110,6 +113,8 @@ class MemoryStore:
     def claim(self, keys, owner):
         """Take on those keys that are neither kept nor taken on; return them as a set."""
         with self._lock:
+            if self._pid != os.getpid():  # forked: those who took keys on are threads elsewhere
+                self._claims, self._pid = {}, os.getpid()
             free = {key for key in keys if key not in self._rows and key not in self._claims}
             self._claims.update(dict.fromkeys(free, owner))
             return free
@@ -132,6 +137,12 @@ class MemoryStore:
         with self._lock:
             return {"n_rows": len(self._rows), "n_bytes": self._n_bytes}
 
+
+if hasattr(os, "register_at_fork"):
+    _lock = MemoryStore._lock
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 #: What ``MobileNetV2Features(memory=None)`` uses: shared by all instances of a process.
 IN_PROCESS = MemoryStore(max_bytes=512 * 2**20)

@@ -88,6 +88,11 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         Threads, of one core each, that decode images and run the trunk. None takes as many as
         torch would use in this process; -1 all cores that it may use.
 
+    max_pixels : int or None, default=None
+        Pixels above which an image file is not decoded, but an image that cannot be used. None
+        takes ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million unless you changed it; beyond twice that
+        number Pillow itself refuses.
+
     on_error : {"raise", "nan"}, default="raise"
         What an image that cannot be used does: an error that names it, or a row of NaN and a
         warning that names it.
@@ -147,6 +152,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         "precision": [StrOptions({"float32", "bfloat16"})],
         "memory": [str, PathLike, FeatureStore, MemoryStore, None],
         "n_jobs": [Integral, None],
+        "max_pixels": [Interval(Integral, 1, None, closed="left"), None],
         "on_error": [StrOptions({"raise", "nan"})],
         "verbose": ["verbose"],
         "store_weights_in_pickle": ["boolean"],
@@ -172,6 +178,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         precision="float32",
         memory=None,
         n_jobs=None,
+        max_pixels=None,
         on_error="raise",
         verbose=0,
         store_weights_in_pickle=True,
@@ -185,6 +192,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         self.precision = precision
         self.memory = memory
         self.n_jobs = n_jobs
+        self.max_pixels = max_pixels
         self.on_error = on_error
         self.verbose = verbose
         self.store_weights_in_pickle = store_weights_in_pickle
@@ -269,7 +277,12 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         go_on = self.on_error == "nan"
         with one_core_threads(self.n_jobs) as pool:
             extraction = Extraction(
-                images, self._n_features(), recipe, open_store(self.memory), pool
+                images,
+                self._n_features(),
+                recipe,
+                open_store(self.memory),
+                pool,
+                self.max_pixels,
             )
             extraction.survey()
             if extraction.missing and (go_on or not extraction.failures):

@@ -17,6 +17,8 @@ from PIL import Image
 
 from sklearn_dfd.decoding import AN_IMAGE_IS, DerivedImage, RawImage, brief, check_array
 
+_MAX_BYTES = 2**30  # of a file: what is behind a path may be without end
+
 
 class ImageError(OSError, ValueError):
     """One or more images cannot be used.
@@ -281,7 +283,8 @@ def read_source(source: Any) -> RawImage:
     ------
     OSError
         If the path is no regular file that can be read: FileNotFoundError, IsADirectoryError,
-        PermissionError, or OSError itself for pipes, devices and loops of links.
+        PermissionError, or OSError itself for pipes, devices, loops of links and files of more
+        than 1 GiB.
     TypeError
         If ``source`` is nothing that can be an image.
     ValueError
@@ -348,7 +351,7 @@ def _read_file(path: str | os.PathLike) -> bytes:
         _check_regular(os.stat(path))
         with open(path, "rb", opener=_open_without_waiting) as file:
             _check_regular(os.fstat(file.fileno()))
-            content = file.read()
+            content = file.read(_MAX_BYTES)  # it may grow meanwhile
     except FileNotFoundError:
         raise FileNotFoundError("the file does not exist") from None
     except IsADirectoryError:
@@ -373,3 +376,5 @@ def _check_regular(status: os.stat_result) -> None:
         raise IsADirectoryError
     if not stat.S_ISREG(status.st_mode):
         raise OSError("it is a pipe, a socket or a device")
+    if status.st_size > _MAX_BYTES:
+        raise OSError(f"it is larger than {_MAX_BYTES:,} bytes, as no photograph is")

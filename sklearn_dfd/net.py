@@ -19,6 +19,10 @@ from sklearn_dfd.rows import Rows
 EVALUATION_BATCH_SIZE = 64
 
 
+class LossError(ValueError):
+    """The loss, or a weight, is no longer finite."""
+
+
 class _Batches:
     """An iterator over ``Rows`` that starts anew each epoch."""
 
@@ -122,10 +126,7 @@ class TailNet(NeuralNet):
         """Gradients of the weighted cross-entropy plus ``l1_factor`` times the L1 norm."""
         step = super().train_step_single(batch, **fit_params)
         if not math.isfinite(step["loss"].item()):
-            raise ValueError(
-                f"the loss became {step['loss'].item()} in epoch {len(self.history)}, batch "
-                f"{len(self.history[-1, 'batches'])}: lower lr, or scale the features."
-            )
+            raise self._error("loss", step["loss"].item())
         if self.l1_factor:
             parameters = [p for p in self.module_.parameters() if p.grad is not None]
             # the derivative of l1_factor * |p|, for all parameters in one fused call
@@ -172,3 +173,19 @@ class TailNet(NeuralNet):
             loss, accuracy = self.measure(self.valid_rows)
             self.history.record("valid_loss", loss)
             self.history.record("valid_accuracy", accuracy)
+        self._check_finite()
+
+    def _check_finite(self):
+        """Find what the last step spoiled, since no batch comes after it to tell."""
+        for name in ("train_loss", "valid_loss"):
+            if not math.isfinite(self.history[-1].get(name, 0)):
+                raise self._error("loss", self.history[-1, name])
+        for name, tensor in self.module_.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise self._error(f"tail's {name}", "nan or infinite")
+
+    def _error(self, what, value):
+        return LossError(
+            f"the {what} became {value} in epoch {len(self.history)}, batch "
+            f"{len(self.history[-1, 'batches'])}: lower lr, or scale the features."
+        )

@@ -1,0 +1,140 @@
+"""Extractions and grid searches killed at random moments, and begun again on the same store."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+
+from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features
+from sklearn_dfd.extraction import _BATCHES_AHEAD, _CHUNK
+
+N_IMAGES = 300
+#: Images that a kill may cost: those of a transaction, and the batches ahead of it.
+REMAINDER = _CHUNK + _BATCHES_AHEAD * 4
+PATIENCE = 120  # seconds for one run
+
+
+class Logged(MobileNetV2Features):
+    """Notes each image that is computed, in the file ``<memory>.log``."""
+
+    def _network(self):
+        run, *rest = super()._network()
+
+        def logged(pixels):
+            rows = run(pixels)
+            file = os.open(f"{self.memory}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.write(file, b"\n" * len(pixels))
+            os.close(file)
+            return rows
+
+        return logged, *rest
+
+
+def write_images(directory, n_images=N_IMAGES):
+    """Write small photographs of noise; return their paths."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    paths = [str(directory / f"{i}.png") for i in range(n_images)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def extract(paths, memory):
+    """Extract features; return them as bytes."""
+    features = Logged(2, weights=None, image_size=32, memory=memory, engine="torch", n_jobs=2)
+    return features.fit_transform(paths).tobytes()
+
+
+def search(paths, memory):
+    """Search a grid; return scores and probabilities as bytes."""
+    features = Logged(2, weights=None, image_size=32, memory=memory, engine="torch")
+    head = DeepFakeClassifier("pool", hidden_layer_sizes=(4,), max_epochs=1, random_state=0)
+    pipe = Pipeline([("features", features), ("classifier", head)])
+    grid = {"classifier__lr": [1e-4, 1e-3]}
+    fitted = GridSearchCV(pipe, grid, cv=2, error_score="raise")
+    fitted.fit(paths, np.arange(len(paths)) % 2)
+    return fitted.cv_results_["mean_test_score"].tobytes() + fitted.predict_proba(paths).tobytes()
+
+
+WORKS = {"extraction": extract, "search": search}
+
+
+def _work(name, paths, memory, begun, result):
+    warnings.simplefilter("ignore")
+    begun.set()
+    Path(result).write_bytes(WORKS[name](paths, memory))
+
+
+def _start(context, name, paths, memory, result):
+    begun = context.Event()
+    process = context.Process(target=_work, args=(name, paths, memory, begun, result))
+    process.start()
+    assert begun.wait(PATIENCE), "a run did not begin"
+    return process, time.monotonic()
+
+
+def n_computed(memory):
+    """Count the images that were run through the network."""
+    log = Path(f"{memory}.log")
+    return log.stat().st_size if log.exists() else 0
+
+
+def kill_and_resume(name, n_kills, directory, seed, seconds=float("inf")):
+    """Kill a work at random moments until there were enough kills; check each end of it.
+
+    Returns
+    -------
+    kills, endings, worst : int
+        Number of kills, of runs to the end, and of images computed in vain for each kill, at most.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sklearn_dfd"])  # which takes seconds, once
+    directory, rng = Path(directory), random.Random(seed)
+    paths = write_images(directory / "images")
+    result = directory / "result"
+    process, start = _start(context, name, paths, str(directory / "undisturbed"), str(result))
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    usual = time.monotonic() - start
+    expected = result.read_bytes()
+    kills = endings = worst = run = 0
+    deadline = time.monotonic() + seconds
+    while kills < n_kills and time.monotonic() < deadline:
+        memory = directory / f"store {run}"
+        run += 1
+        result.unlink()
+        kills_before = kills
+        while not result.exists():
+            more = kills < n_kills and kills - kills_before < 8
+            patience = rng.uniform(0, usual) if more else PATIENCE
+            process, _ = _start(context, name, paths, str(memory), str(result))
+            process.join(patience)
+            if process.exitcode is None:
+                os.kill(process.pid, signal.SIGKILL)
+                process.join(PATIENCE)
+                assert process.exitcode in (-signal.SIGKILL, 0)
+                if process.exitcode == -signal.SIGKILL:
+                    kills += 1
+            else:
+                assert process.exitcode == 0, f"exit status {process.exitcode}"
+            if result.exists() and result.stat().st_size < len(expected):
+                result.unlink()  # killed while it was written
+        assert result.read_bytes() == expected, "other results than those of an undisturbed run"
+        lost = n_computed(memory) - len(paths)  # computed more than once
+        assert 0 <= lost <= REMAINDER * (kills - kills_before), f"{lost} images in vain"
+        if kills > kills_before:
+            worst = max(worst, -(-lost // (kills - kills_before)))
+        endings += 1
+        shutil.rmtree(memory)
+    return kills, endings, worst
