@@ -1,0 +1,138 @@
+"""
+The most accurate detector, on real faces
+=========================================
+
+``make_deepfake_pipeline(preset="accurate")`` cuts MobileNetV2 earlier, trains on views of each
+photograph beside it, and judges both mirror images. Here it is cross-validated on the Real and Fake
+Face Detection set of CIPLab [1]_, by groups of photographs that were made from one another, beside
+the method's own settings on the same folds. The detector that is saved at the end is trained on all
+photographs.
+
+.. [1] https://www.kaggle.com/datasets/ciplab/real-and-fake-face-detection
+"""
+
+import argparse
+from pathlib import Path
+from time import perf_counter
+
+import joblib
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.metrics import RocCurveDisplay, accuracy_score, roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+
+from sklearn_dfd import make_deepfake_pipeline
+from sklearn_dfd.datasets import load_real_and_fake_faces
+from sklearn_dfd.feature_store import FeatureStore
+from sklearn_dfd.metrics import bootstrap_interval
+from sklearn_dfd.model_selection import find_source_groups
+
+parser = argparse.ArgumentParser(
+    description="Cross-validate, train and save the most accurate detector.",
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+)
+parser.add_argument(
+    "--data",
+    type=Path,
+    required=True,
+    default=argparse.SUPPRESS,
+    help="folder with training_real and training_fake",
+)
+parser.add_argument(
+    "--weights",
+    default="imagenet",
+    help='"imagenet" (downloaded once), or a file with a state dict of mobilenet_v2',
+)
+parser.add_argument("--output", type=Path, default=Path("output"), help="folder to write to")
+parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of folds and of training")
+parser.add_argument("--n-folds", type=int, default=5, help="folds of each cross-validation")
+parser.add_argument("--n-views", type=int, default=8, help="views of each photograph")
+parser.add_argument("--epochs", type=int, default=8, help="epochs of each fit")
+parser.add_argument("--skip-final", action="store_true", help="cross-validate alone, save nothing")
+args = parser.parse_args()
+args.output.mkdir(parents=True, exist_ok=True)
+start = perf_counter()
+
+
+def say(text):
+    """Print a line of progress, with the seconds since the start."""
+    print(f"[{perf_counter() - start:5.0f} s] {text}", flush=True)
+
+
+# %%
+# The groups that nobody wrote down are found first: about one fake in seven is an edit of a
+# photograph that is in the set too.
+
+faces = load_real_and_fake_faces(args.data)
+X, y = faces.data, faces.target
+groups = find_source_groups(X, n_jobs=-1)
+say(f"{len(X)} photographs in {len(set(groups))} groups")
+
+# %%
+# Two detectors. Features are kept in half precision, in a folder: nine rows a photograph.
+
+store = FeatureStore(args.output / "feature-cache", dtype="float16")
+
+
+def make(name, seed):
+    """Build one of the two, not fitted."""
+    options = {"weights": args.weights, "memory": store, "random_state": seed}
+    if name == "the method":
+        return make_deepfake_pipeline(**options)
+    detector = make_deepfake_pipeline(preset="accurate", max_epochs=args.epochs, **options)
+    return detector.set_params(n_views=args.n_views)
+
+
+# %%
+# Each photograph is judged by a detector that has seen neither it nor anything made from it.
+
+
+def judged(name, seed):
+    """Return the probability of each photograph, from the fold that it was left out of."""
+    probability = np.empty(len(X))
+    folds = StratifiedGroupKFold(args.n_folds, shuffle=True, random_state=seed)
+    for k, (train, test) in enumerate(folds.split(X, y, groups), start=1):
+        detector = make(name, seed).fit(X[train], y[train])
+        probability[test] = detector.predict_proba(X[test])[:, 1]
+        auc = roc_auc_score(y[test], probability[test])
+        say(f"{name}, seed {seed}, fold {k} of {args.n_folds}: ROC AUC {auc:.3f}")
+    return probability
+
+
+probability = {
+    name: [judged(name, seed) for seed in args.seeds] for name in ("the method", "accurate")
+}
+
+# %%
+# Scores, with intervals that resample whole groups.
+
+figure, ax = plt.subplots(figsize=(5, 4.6), layout="constrained")
+print("\n| Detector | Accuracy | 95 % interval | ROC AUC | 95 % interval |\n|---|---|---|---|---|")
+for name, runs in probability.items():
+    cells = []
+    for metric, scores in (
+        (accuracy_score, [run > 0.5 for run in runs]),
+        (roc_auc_score, runs),
+    ):
+        value = np.mean([metric(y, score) for score in scores])
+        low, high = bootstrap_interval(metric, y, scores[0], groups=groups, random_state=0)
+        cells.append(f"{value:.3f} | {low:.3f} to {high:.3f}")
+    print(f"| {name} | {' | '.join(cells)} |")
+    RocCurveDisplay.from_predictions(y, runs[0], name=name, ax=ax)
+ax.plot([0, 1], [0, 1], ":", color="0.6")
+ax.set(xlabel="Real photographs called fake", ylabel="Fakes found")
+figure.savefig(args.output / "accurate_detector.png", dpi=120)
+
+# %%
+# Trained on all photographs, and saved.
+
+if not args.skip_final:
+    path = args.output / "accurate_detector.joblib"
+    joblib.dump(make("accurate", args.seeds[0]).fit(X, y), path)
+    say(f"trained on all photographs and saved as {path}")
+right = np.mean([accuracy_score(y, run > 0.5) for run in probability["accurate"]])
+print(
+    "\nOf 100 faces that it has never seen, and of which it has seen no other version, the "
+    f"accurate detector is right about {100 * right:.0f} times. The curves are in "
+    f"{args.output / 'accurate_detector.png'}."
+)
