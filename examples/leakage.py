@@ -167,7 +167,7 @@ figure.savefig(args.output / "leakage.png", dpi=120)
 within = "inside" if low <= tested <= high else "outside"
 print(
     f"\nWith copies on both sides of the split the detector seemed to be right {100 * fooled:.0f} "
-    f"times of 100; on new photographs it is {100 * tested:.0f} times. By group {100 * foretold:.0f}"
-    f" were foretold, {100 * low:.0f} to {100 * high:.0f} by the interval, and the test is {within} "
-    f"it. The picture is in {args.output / 'leakage.png'}."
+    f"times of 100; on new photographs it is {100 * tested:.0f} times. By group "
+    f"{100 * foretold:.0f} were foretold, {100 * low:.0f} to {100 * high:.0f} by the interval, and "
+    f"the test is {within} it. The picture is in {args.output / 'leakage.png'}."
 )
