@@ -213,7 +213,7 @@ def p_of_maps_that_ignore_the_edit(layer, n_epochs, n_samples, **params):
 def test_maps_lie_on_what_was_pasted_in():
     """From random weights, as the trained part is what learns to see the edits."""
     options = {"weights": None, "image_size": 96, "lr": 1e-3}
-    assert p_of_maps_that_ignore_the_edit(6, 6, 180, **options) < 0.01
+    assert p_of_maps_that_ignore_the_edit(6, 6, 120, **options) < 0.01
 
 
 def test_maps_lie_on_what_was_pasted_in_with_real_weights(real_weights):
