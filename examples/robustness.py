@@ -18,10 +18,10 @@ import numpy as np
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from sklearn_dfd import make_deepfake_pipeline
+from sklearn_dfd import detect, make_deepfake_pipeline
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
-from sklearn_dfd.detection import detect
 from sklearn_dfd.metrics import bootstrap_interval, equal_error_rate, tpr_at_fpr
+from sklearn_dfd.model_selection import find_source_groups
 from sklearn_dfd.robustness import RobustnessDisplay, evaluate_robustness
 from sklearn_dfd.weights import WeightsError, load_weights
 
@@ -68,6 +68,7 @@ if args.data is None:
     kinds = {"small piece": ~large, "large piece": large}
 else:
     photos = load_real_and_fake_faces(args.data)
+    photos.groups = find_source_groups(photos.data, n_jobs=2)  # a fake with its photograph
     kinds = {level: photos.difficulty == level for level in ("easy", "mid", "hard")}
     for name, replaced in zip(photos.part_names, photos.replaced_parts.T, strict=True):
         kinds[name] = replaced
@@ -130,16 +131,11 @@ for name, edited_so in kinds.items():
 # lost evidence.
 
 train, test = next(folds.split(X, y, groups))
-detector.fit(X[train], y[train])
-results = evaluate_robustness(detector, X[test], y[test], groups=groups[test], **resampling)
+labels = photos.target_names[y]
+detector.fit(X[train], labels[train])
+results = evaluate_robustness(detector, X[test], labels[test], groups=groups[test], **resampling)
 say(f"{len(test)} photographs as they are, and distorted:\n")
-print("distortion   level   accuracy   ROC AUC   95 % interval")
-for i, name in enumerate(results["distortion"]):
-    level = "" if name == "none" else f"{results['level'][i]:g}"
-    print(
-        f"{name:10s}   {level:>5s}   {results['accuracy'][i]:8.3f}   {results['roc_auc'][i]:7.3f}"
-        f"   {results['roc_auc_low'][i]:.3f} to {results['roc_auc_high'][i]:.3f}"
-    )
+print(results.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
 display = RobustnessDisplay(results).plot()
 display.figure_.savefig(args.output / "robustness.png", dpi=120)
 
@@ -148,10 +144,8 @@ display.figure_.savefig(args.output / "robustness.png", dpi=120)
 # -------------------------
 # An image that cannot be used has a row like all others, which says what is wrong with it.
 
-table = detect(detector, [*X[test[:4]], args.output / "not-there.jpg"])
+images = [*X[test[:4]], args.output / "not-there.jpg"]
+table = detect(detector, images, pos_label=photos.target_names[1])
 say("judged one by one:\n")
-print("called      probability   image")
-for image, label, p, error in zip(*table.values(), strict=True):
-    called = "-" if label is None else photos.target_names[label]
-    print(f"{called:10s}  {p:11.2f}   {Path(image).name}{error and f': {error}'}")
+print(table[["path", "probability", "verdict"]].to_string(index=False))
 print(f"\nThe curves are in {args.output / 'robustness.png'}.")

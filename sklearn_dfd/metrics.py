@@ -183,6 +183,7 @@ tpr_at_fpr_scorer = make_scorer(tpr_at_fpr, response_method=_RESPONSE)
         "y_true": ["array-like"],
         "y_score": ["array-like"],
         "groups": ["array-like", None],
+        "folds": ["array-like", None],
         "n_resamples": [Interval(Integral, 1, None, closed="left")],
         "confidence_level": [Interval(Real, 0, 1, closed="neither")],
         "random_state": ["random_state"],
@@ -195,6 +196,7 @@ def bootstrap_interval(
     y_score,
     *,
     groups=None,
+    folds=None,
     n_resamples=1000,
     confidence_level=0.95,
     random_state=None,
@@ -220,6 +222,12 @@ def bootstrap_interval(
         What belongs together, as in :class:`sklearn.model_selection.GroupKFold`. None if all
         samples are independent.
 
+    folds : array-like of shape (n_samples,), default=None
+        The fold of a cross-validation in which each sample was tested. The interval is then that of
+        the mean of the folds' scores, as of :func:`sklearn.model_selection.cross_val_score`, and
+        groups are resampled within their fold. None takes the scores of all samples together, which
+        a ROC AUC pays for where the detectors of the folds are not equally sure.
+
     n_resamples : int, default=1000
         Number of resamples. A resample that happens to hold one class only, of several, is drawn
         again, since most scores are not defined on it.
@@ -238,7 +246,8 @@ def bootstrap_interval(
     Raises
     ------
     ValueError
-        If lengths differ, or there is one group only, of which nothing can be concluded.
+        If lengths differ, there is one group only, or one in a fold, of which nothing can be
+        concluded, or a group is in two folds.
 
     See Also
     --------
@@ -275,26 +284,42 @@ def bootstrap_interval(
     True
     """
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
-    check_consistent_length(y_true, y_score, groups)
+    check_consistent_length(y_true, y_score, groups, folds)
     codes = np.arange(len(y_true))
     if groups is not None:
         codes = np.unique(np.asarray(groups), return_inverse=True)[1]
-    sizes = np.bincount(codes)
-    if len(sizes) < 2:
-        raise ValueError(
-            f"All {len(y_true)} samples are one group: an interval needs several groups, and a "
-            "useful one dozens."
-        )
-    rows_of = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
-    several_classes = len(np.unique(y_true)) > 1
+    fold_of = np.zeros(len(y_true), dtype=int) if folds is None else np.asarray(folds)
+    parts = []
+    for fold in np.unique(fold_of):
+        inside = np.flatnonzero(fold_of == fold)
+        if len(np.unique(codes[inside])) < 2:
+            where = "" if folds is None else f" of fold {fold}"
+            raise ValueError(
+                f"All {len(inside)} samples{where} are one group: an interval needs several "
+                "groups, and a useful one dozens."
+            )
+        if np.isin(codes[inside], codes[fold_of != fold]).any():
+            raise ValueError(
+                f"A group of fold {fold} is in another fold too: its detector was trained on what "
+                "it was tested on. Split by group."
+            )
+        order = inside[np.argsort(codes[inside], kind="stable")]
+        parts.append(np.split(order, np.flatnonzero(np.diff(codes[order])) + 1))
     rng = check_random_state(random_state)
-    scores: list[float] = []
-    while len(scores) < n_resamples:
-        drawn = rng.randint(len(rows_of), size=len(rows_of))
-        rows = np.concatenate([rows_of[group] for group in drawn])
-        if several_classes and (y_true[rows] == y_true[rows[0]]).all():
-            continue
-        scores.append(metric(y_true[rows], y_score[rows]))
+    scores = []
+    for _ in range(n_resamples):
+        drawn = [_resample(rows_of, y_true, rng) for rows_of in parts]
+        scores.append(np.mean([metric(y_true[rows], y_score[rows]) for rows in drawn]))
     tail = (1 - confidence_level) / 2
     low, high = np.quantile(scores, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _resample(rows_of, y_true, rng):
+    """Draw as many groups as there are; again, where of several classes only one is left."""
+    several_classes = len(np.unique(y_true[np.concatenate(rows_of)])) > 1
+    while True:
+        drawn = rng.randint(len(rows_of), size=len(rows_of))
+        rows = np.concatenate([rows_of[group] for group in drawn])
+        if not several_classes or (y_true[rows] != y_true[rows[0]]).any():
+            return rows

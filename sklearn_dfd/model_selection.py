@@ -96,7 +96,7 @@ class OriginalsSplit(BaseCrossValidator):
             If lengths differ, there are views without their photograph, the splitter puts one
             group on both sides, leaves a side empty, or leaves a class out of the training side.
         """
-        X, y, groups = indexable(X, y, groups)
+        X, y, groups = _indexable(X, y, groups)
         originals, label = self._originals(X, groups)
         views = np.setdiff1d(np.arange(len(label)), originals)
         for k, (train, test) in enumerate(self.cv.split(*_rows(originals, X, y, groups))):
@@ -120,7 +120,7 @@ class OriginalsSplit(BaseCrossValidator):
         """
         if X is None:
             return self.cv.get_n_splits(X, y, groups)
-        X, y, groups = indexable(X, y, groups)
+        X, y, groups = _indexable(X, y, groups)
         originals, _ = self._originals(X, groups)
         return self.cv.get_n_splits(*_rows(originals, X, y, groups))
 
@@ -169,6 +169,17 @@ class OriginalsSplit(BaseCrossValidator):
                 "put it into X, or give them its group."
             )
         return originals, label
+
+
+def _indexable(X, y, groups):
+    n_samples = _num_samples(X)
+    for name, values in (("y", y), ("groups", groups)):
+        n_values = n_samples if values is None else _num_samples(values)
+        if n_values != n_samples:
+            raise ValueError(
+                f"{name} has {n_values} values for {n_samples} rows of X: pass one each."
+            )
+    return indexable(X, y, groups)
 
 
 def _rows(rows, X, y, groups):

@@ -1,4 +1,4 @@
-"""The quickstart runs from end to end, also where there are no ImageNet weights."""
+"""The examples run from end to end, also where there are no ImageNet weights."""
 
 import os
 import subprocess
@@ -82,3 +82,23 @@ def test_real_and_fake_faces_explains_its_options():
     assert done.returncode == 0
     assert "training_real and training_fake" in done.stdout
     assert done.stdout.count("(default:") == 5
+
+
+def test_leakage_without_imagenet_weights(tmp_path):
+    options = ["--n-samples", 60, "--n-views", 1, "--epochs", 1]
+    done = run("leakage.py", "--weights", "random", "--output", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    for row in ("validation, copies on both sides", "validation by group", "test"):
+        assert f"\n{row:35s} " in done.stdout
+    sentence = done.stdout.strip().splitlines()[-1]
+    assert sentence.startswith("With copies on both sides of the split the detector seemed to be")
+    assert (tmp_path / "leakage.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_calibration_without_imagenet_weights(tmp_path):
+    options = ["--n-samples", 90, "--epochs", 1]
+    done = run("calibration.py", "--weights", "random", "--output", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    assert "isotonic" in done.stdout
+    assert "after calibration" in done.stdout.strip().splitlines()[-1]
+    assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")

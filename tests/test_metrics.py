@@ -192,6 +192,22 @@ def test_resamples_of_one_class_are_drawn_again():
     assert interval == (1, 1)
 
 
+def test_the_interval_of_a_mean_over_folds():
+    """Folds whose scores lie apart: each is good, and thrown together they are not."""
+    rng = np.random.default_rng(0)
+    y, folds = rng.integers(0, 2, 400), np.repeat([0, 1], 200)
+    score = y + rng.normal(0, 0.7, 400) + 10 * folds
+    groups = np.arange(400) // 2
+    by_fold = np.mean([roc_auc_score(y[folds == k], score[folds == k]) for k in (0, 1)])
+    options = {"groups": groups, "n_resamples": 200, "random_state": 0}
+    low, high = bootstrap_interval(roc_auc_score, y, score, folds=folds, **options)
+    assert roc_auc_score(y, score) < low < by_fold < high < low + 0.1
+    named = np.array(["a", "b"])[folds]
+    assert bootstrap_interval(roc_auc_score, y, score, folds=named, **options) == (low, high)
+    one = bootstrap_interval(roc_auc_score, y, score, folds=np.zeros(400), **options)
+    assert one == bootstrap_interval(roc_auc_score, y, score, **options)
+
+
 def test_intervals_of_one_class_alone():
     """As of the hard fakes of a set: there is a share of those found."""
     low, high = bootstrap_interval(
@@ -204,6 +220,9 @@ def test_intervals_of_one_class_alone():
     ("options", "message"),
     [
         ({"groups": [7, 7, 7, 7]}, "All 4 samples are one group"),
+        ({"groups": [1, 1, 2, 3], "folds": [0, 0, 1, 1]}, "All 2 samples of fold 0 are one group"),
+        ({"groups": [1, 2, 1, 3], "folds": [0, 0, 1, 1]}, "A group of fold 0 is in another fold"),
+        ({"folds": [0, 1, 1]}, "inconsistent numbers of samples"),
         ({"groups": [1, 2, 3]}, "inconsistent numbers of samples"),
         ({"confidence_level": 95}, "confidence_level"),
         ({"n_resamples": 0}, "n_resamples"),

@@ -247,5 +247,5 @@ def test_the_example_from_random_weights(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "found at 1 % false alarms" in done.stdout
     assert "brightness" in done.stdout
-    assert "not-there.jpg: the file does not exist" in done.stdout
+    assert "not judged: the file does not exist" in done.stdout
     assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
