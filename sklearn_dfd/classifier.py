@@ -27,6 +27,7 @@ from sklearn_dfd.rows import Rows, distinct_rows, set_aside
 from sklearn_dfd.tail import Tail
 from sklearn_dfd.weights import load_weights
 
+_LARGEST = 1e30  # of a parameter that float32 must still hold after Adam's corrections
 _MEASURES = (
     "epoch",
     "train_loss",
@@ -169,8 +170,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "weights": [str, PathLike, None],
         "hidden_layer_sizes": ["array-like"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
-        "lr": [Interval(Real, 0, None, closed="left")],
-        "l1_factor": [Interval(Real, 0, None, closed="left")],
+        "lr": [Interval(Real, 0, _LARGEST, closed="both")],
+        "l1_factor": [Interval(Real, 0, _LARGEST, closed="both")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -531,7 +532,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             measured = {**net.history[-1], "epoch": self.n_iter_}
             self.history_.append({key: measured[key] for key in _MEASURES if key in measured})
             if not stopping or measured["valid_loss"] < best_loss:
-                best_loss, best_epoch = measured.get("valid_loss"), self.n_iter_
+                best_loss, best_epoch = measured.get("valid_loss", np.inf), self.n_iter_
                 best_state = copy.deepcopy(net.module_.state_dict())
             stop = epoch.call_on_fit_task_end(
                 estimator=self,
