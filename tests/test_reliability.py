@@ -17,6 +17,7 @@ import kills
 import load
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import encode, picture
@@ -417,6 +418,13 @@ def test_step_that_spoils_the_weights_is_found_at_the_end_of_the_epoch(rows):
     with pytest.raises(ValueError, match=r"became .* in epoch 1, batch 1: lower lr.*not fitted"):
         head.fit(X, y)
     assert not hasattr(head, "net_")
+
+
+def test_predictions_do_not_depend_on_the_number_of_threads(tail, rows):
+    p = tail.predict_proba(rows[0])
+    for n_threads in (1, 3):
+        torch.set_num_threads(n_threads)
+        np.testing.assert_allclose(tail.predict_proba(rows[0]), p, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["lr", "l1_factor"])
