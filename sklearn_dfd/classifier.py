@@ -29,6 +29,7 @@ from sklearn_dfd.rows import Rows, distinct_rows, set_aside
 from sklearn_dfd.tail import Tail
 from sklearn_dfd.weights import load_weights
 
+_LARGEST = 1e30  # of a parameter that float32 must still hold after Adam's corrections
 _MEASURES = (
     "epoch",
     "train_loss",
@@ -189,10 +190,10 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "weights": [str, PathLike, None],
         "hidden_layer_sizes": ["array-like"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
-        "lr": [Interval(Real, 0, None, closed="left")],
+        "lr": [Interval(Real, 0, _LARGEST, closed="both")],
         "lr_schedule": [StrOptions({"constant", "one_cycle"})],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
-        "l1_factor": [Interval(Real, 0, None, closed="left")],
+        "l1_factor": [Interval(Real, 0, _LARGEST, closed="both")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "class_weight": [dict, StrOptions({"balanced"}), None],

@@ -51,7 +51,7 @@ def run_kills(seconds, n_kills, seed, directory):
             done, endings, worst = kills.kill_and_resume(
                 name, round(n_kills * share), Path(directory, name), seed, seconds * share
             )
-            remark = f"{endings} resumed to the end, all equal; at most {worst} images lost a kill"
+            remark = f"{endings} ends, all equal; at most {worst} images computed again a kill"
         except Exception:
             failures.append(traceback.format_exc())
         yield f"kills of {name}", done, failures, remark

@@ -221,7 +221,7 @@ def test_a_file_that_changes_meanwhile_is_kept_as_what_was_decoded(
     extractor.fit(files)
     check_header = extraction.check_header
 
-    def change(raw):
+    def change(raw, max_pixels):
         Image.fromarray(255 - pixels[0]).save(files[0])
         return check_header(raw)
 
