@@ -64,6 +64,8 @@ def to_onnx(pipe, path, *, calibration_images=None):
         If ``pipe`` is not fitted.
     ValueError
         If the pipeline computes in bfloat16, which the file does not.
+    WeightsError
+        If the trunk's weights were left out when ``pipe`` was saved, and are not found.
     ImageError
         An OSError and a ValueError: a calibration image cannot be used.
     ImportError

@@ -9,7 +9,6 @@ import re
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -79,4 +78,3 @@ def test_no_exception_is_out_of_date():
     assert ROOT / "README.md" in WITH_BLOCKS and ROOT / "docs" / "saving.md" in WITH_BLOCKS
     for printed in (*SMALLER, *CANNOT_RUN):
         assert printed in code
-    assert np.unique(list(SMALLER)).size == len(SMALLER)
