@@ -19,7 +19,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 #: What is printed, and what runs in its place.
-SMALLER = {"make_spliced_photos(200": "make_spliced_photos(24"}
+SMALLER = {
+    "make_spliced_photos(200": "make_spliced_photos(24",
+    "max_epochs=5": "max_epochs=1",
+    'memory="feature-cache")': 'memory="feature-cache", max_epochs=1)',
+}
 
 #: The first line of blocks that cannot run here, and why.
 CANNOT_RUN: dict[str, str] = {}
