@@ -52,8 +52,8 @@ def to_onnx(pipe, path, *, calibration_images=None):
     calibration_images : sequence of images, default=None
         Where given, the network computes with integers of 8 bits, and the file is a quarter of the
         size. The ranges of what flows through are measured on these images: take a hundred or more
-        of those that the detector was trained on. Probabilities then differ by some per cent;
-        measure the score of the file before you ship it.
+        of those that the detector was trained on. Probabilities then differ by several per cent,
+        single ones by much more: measure the score of the file before you ship it.
 
     Raises
     ------
@@ -64,6 +64,8 @@ def to_onnx(pipe, path, *, calibration_images=None):
         If ``pipe`` is not fitted.
     ValueError
         If the pipeline computes in bfloat16, which the file does not.
+    WeightsError
+        If the trunk's weights were left out when ``pipe`` was saved, and are not found.
     ImageError
         An OSError and a ValueError: a calibration image cannot be used.
     ImportError

@@ -84,13 +84,14 @@ def test_each_release_has_a_frozen_file():
     assert f"format-{persistence.FORMAT}" in {path.stem for path in FROZEN}
 
 
-@pytest.mark.parametrize(("name", "estimator"), [("transformer", 0), ("head", 0)])
-def test_parameters_that_came_later_have_a_value_for_older_files(name, estimator):
+@pytest.mark.parametrize("name", ["transformer", "head"])
+def test_parameters_that_came_later_have_a_value_for_older_files(name):
     with lzma.open(FROZEN[0]) as file:
-        content = pickle.load(file)
-    estimator = content[name]
+        estimator = pickle.load(file)[name]
     came_later = type(estimator)._parameters_of_older_files
-    assert set(estimator.get_params()) == set(type(estimator)().get_params())  # none is missing
+    assert vars(estimator).keys() >= type(estimator)().get_params().keys(), (
+        "name the value that stands for what older files did in _parameters_of_older_files"
+    )
     for parameter, value in came_later.items():
         assert getattr(estimator, parameter) == value
     if name == "transformer":
