@@ -48,9 +48,10 @@ def measure(paths, weights, directory):
     return images_a_second, rows_a_second
 
 
-def days(core_seconds, cores):
-    hours = core_seconds / cores / 3600
-    return f"{hours:,.1f} h" if hours < 100 else f"{hours / 24:,.0f} days"
+def duration(seconds):
+    units = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+    unit = next(unit for unit, length in units.items() if seconds >= 2 * length or length == 1)
+    return f"{seconds / units[unit]:,.1f} {unit}"
 
 
 def size(n_bytes):
@@ -63,7 +64,6 @@ def main():
     parser.add_argument("--weights", default=None)
     parser.add_argument("--n-images", type=int, default=132)
     parser.add_argument("--cores", type=int, default=64, help="of a machine")
-    parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
@@ -79,10 +79,9 @@ def main():
         f"A core computes {images_a_second:.0f} images a second (files of {n_bytes / 1e3:.0f} kB, "
         f"layer 15), and trains on {rows_a_second:.0f} rows a second.\n"
     )
-    machine = f"machine of {args.cores} cores"
     print(
-        f"| images | files | features, layer 15 | layer 10 | pool | extraction, one {machine} | "
-        f"100 such | {args.epochs} epochs, one {machine} |"
+        "| images | files | features, layer 15 | layer 10 | pool | extraction, one machine of "
+        f"{args.cores} cores | 100 such | an epoch of the tail, one core |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for n_images in (10**6, 10**9):
@@ -90,8 +89,8 @@ def main():
         for layer in (15, 10, "pool"):
             row.append(size(n_images * 4 * int(np.prod(feature_shape(layer, 224)))))
         seconds = n_images / images_a_second
-        row += [days(seconds, args.cores), days(seconds, 100 * args.cores)]
-        row.append(days(args.epochs * n_images / rows_a_second, args.cores))
+        row += [duration(seconds / args.cores), duration(seconds / args.cores / 100)]
+        row.append(duration(n_images / rows_a_second))
         print("| " + " | ".join(row) + " |")
 
 

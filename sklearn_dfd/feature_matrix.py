@@ -95,8 +95,9 @@ def extract_feature_matrix(
     part.mkdir(parents=True, exist_ok=True)
     _begin(part, features, images, chunk_size)
     chunks = [c for c in gen_batches(len(images), chunk_size) if not _note(part, c.start).exists()]
+    # as lists: joblib puts an array on one worker of a Dask cluster, with which it would be lost
     Parallel(n_jobs=n_jobs)(
-        delayed(_compute)(str(part), images[c.start : c.stop], c.start, len(images)) for c in chunks
+        delayed(_compute)(str(part), list(images[c]), c.start, len(images)) for c in chunks
     )
     os.replace(part / "rows.npy", path)
     shutil.rmtree(part)

@@ -200,17 +200,21 @@ def test_extraction_on_dask_with_a_worker_killed(cluster, files, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_search_on_dask_with_a_worker_killed(cluster, tmp_path):
-    photos = make_spliced_photos(24, image_size=32, random_state=0)
+    """What joblib would put on one worker, arrays of 1 kB or more, is given as lists."""
+    photos = make_spliced_photos(150, image_size=32, random_state=0)
+    X, y = list(photos.data), photos.target.tolist()
+    cv = [
+        (train.tolist(), test.tolist()) for train, test in GroupKFold(2).split(X, y, photos.groups)
+    ]
     pipe = make_deepfake_pipeline(
         weights=None, image_size=32, max_epochs=2, hidden_layer_sizes=(8,), random_state=0
     ).set_params(features__memory=str(tmp_path / "store"))
     grid = {"classifier__lr": [1e-4, 1e-3, 1e-2], "classifier__l1_factor": [0, 1e-4]}
-    search = GridSearchCV(pipe, grid, cv=GroupKFold(2), scoring="roc_auc")
-    alone = search.fit(photos.data, photos.target, groups=photos.groups).cv_results_
-    before = cluster.nthreads()
-    killed, thread = kill_one(cluster, lambda: cluster.processing() != dict.fromkeys(before, ()))
+    search = GridSearchCV(pipe, grid, cv=cv, scoring="roc_auc")
+    alone = search.fit(X, y).cv_results_
+    killed, thread = kill_one(cluster, lambda: all(cluster.processing().values()))
     with joblib.parallel_config("dask"):
-        search.fit(photos.data, photos.target, groups=photos.groups)
+        search.fit(X, y)
     thread.join()
     assert len(killed) == 1
     for name in ("split0_test_score", "split1_test_score"):
