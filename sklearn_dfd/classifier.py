@@ -207,7 +207,10 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     }
 
     # what a file of an earlier release did, by each parameter that has come since
-    _parameters_of_older_files: dict = {}  # noqa: RUF012
+    _parameters_of_older_files: dict = {  # noqa: RUF012
+        "lr_schedule": "constant",
+        "label_smoothing": 0.0,
+    }
 
     net_: TailNet
 

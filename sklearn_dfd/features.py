@@ -163,6 +163,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         "engine": "torch",
         "precision": "float32",
         "verbose": 0,
+        "max_pixels": None,
         "store_weights_in_pickle": True,
     }
 

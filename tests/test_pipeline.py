@@ -83,9 +83,9 @@ def test_a_search_runs_the_trunk_once_per_image(pipe, photos, monkeypatch):
     passes = []
     run = extraction._run
 
-    def counted(network, sources, image_size):
+    def counted(network, sources, *options):
         passes.append(len(sources))
-        return run(network, sources, image_size)
+        return run(network, sources, *options)
 
     monkeypatch.setattr(extraction, "_run", counted)
     search = GridSearchCV(pipe, {"classifier__lr": [1e-4, 1e-3, 1e-2]}, cv=GroupKFold(5))

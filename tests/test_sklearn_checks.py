@@ -23,6 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import sklearn_dfd
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
 from sklearn_dfd.augmentation import ImageAugmenter
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.feature_store import IN_PROCESS
 from sklearn_dfd.net import TailNet
@@ -54,7 +55,14 @@ def instances():
         MobileNetV2Features(weights=None, image_size=32),
         MobileNetV2Features("pool", weights=None, image_size=32, engine="torch", n_jobs=2),
         ImageAugmenter(2, random_state=0),
+        AugmentedClassifier(pipeline(), n_views=1),
     ]
+
+
+def pipeline():
+    return make_deepfake_pipeline(
+        weights=None, image_size=32, max_epochs=1, hidden_layer_sizes=(8,), random_state=0
+    )
 
 
 def expected_failed_checks(estimator):
@@ -113,10 +121,8 @@ def test_checks_that_need_no_data(estimator, name):
 def fitted_on_images():
     """What is fitted on images and then gives a row for each."""
     return [
-        *(e for e in instances() if takes_images(e) and hasattr(e, "transform")),
-        make_deepfake_pipeline(
-            weights=None, image_size=32, max_epochs=1, hidden_layer_sizes=(8,), random_state=0
-        ),
+        *(e for e in instances() if takes_images(e) and not hasattr(e, "fit_resample")),
+        pipeline(),
     ]
 
 
