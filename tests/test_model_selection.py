@@ -152,7 +152,7 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
             {"cv": GroupKFold(4), "groups": GROUPS[1:]},
             "groups has 23 values for 24 rows of X: pass",
         ),
-        ({"cv": KFold(4), "y": Y[1:]}, "y has 23 values for the 24 rows of X"),
+        ({"cv": KFold(4), "y": Y[1:]}, "y has 23 values for 24 rows of X: pass one each"),
         (
             {"cv": GroupKFold(4), "groups": GROUPS, "y": np.where(GROUPS == 5, "fake", "real")},
             r"Split \d has no image of class fake to train on",
