@@ -86,7 +86,8 @@ def extract_feature_matrix(
     (8, 7840)
     """
     check_is_fitted(features)
-    images, path = as_image_list(images), Path(path)
+    # workers may have been started in another directory
+    images, path = as_image_list(images), Path(path).absolute()
     if path.exists():
         raise FileExistsError(
             f"{path} exists: delete it, or read it by np.load(..., mmap_mode='r')"

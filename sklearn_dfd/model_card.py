@@ -40,7 +40,7 @@ _SCORES = {
         "y_score": ["array-like"],
         "data": [str],
         "groups": ["array-like", None],
-        "robustness": [dict, None],
+        "robustness": [HasMethods("to_dict"), None],
         "intended_use": [str],
         "limits": [str],
         "random_state": ["random_state"],
@@ -79,7 +79,7 @@ def make_model_card(
     groups : array-like of shape (n_test,), default=None
         What belongs together among them; the intervals resample whole groups.
 
-    robustness : dict, default=None
+    robustness : DataFrame, default=None
         What :func:`~sklearn_dfd.robustness.evaluate_robustness` returned.
 
     intended_use, limits : str

@@ -78,8 +78,8 @@ def test_an_unusable_image_costs_no_other_a_second_pass(pipe, files, monkeypatch
     passes = []
     run = extraction._run
 
-    def counted(network, sources, image_size):
-        outcome, rows = run(network, sources, image_size)
+    def counted(network, sources, *options):
+        outcome, rows = run(network, sources, *options)
         passes.append(len(rows))
         return outcome, rows
 

@@ -218,7 +218,7 @@ def test_store_travels_to_another_process(any_store):
     assert vars(any_store).keys() == vars(other).keys()
     if isinstance(any_store, FeatureStore):
         assert_keeps(other, [1])
-        assert (other.path, other.dtype) == (any_store.path, any_store.dtype)
+        assert (str(other.path), other.dtype) == (str(any_store.path), any_store.dtype)
     else:
         assert other.max_bytes == any_store.max_bytes
     fill(other, [2])

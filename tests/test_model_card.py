@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -42,7 +43,7 @@ def test_sections_and_figures(scored, tmp_path):
         score,
         data="Two hundred numbers.",
         groups=groups,
-        robustness=robustness,
+        robustness=pd.DataFrame(robustness),
         random_state=0,
     )
     card.save(tmp_path / "card.md")
