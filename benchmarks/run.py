@@ -25,7 +25,7 @@ from sklearn_dfd.tail import Tail
 
 N_IMAGES = 200  # of each size
 N_EPOCHS = 2  # of the whole training
-SEARCHES = ({"n_images": 40, "max_epochs": 5}, {"n_images": 20, "max_epochs": 10})
+SEARCHES = ({"n_images": 40, "max_epochs": 3}, {"n_images": 12, "max_epochs": 10})
 N_MEMORY = 20_000
 GROWTH = (1000, 4000, 16000)
 
