@@ -1,37 +1,17 @@
-"""The two steps in one Pipeline, cut at the same layer; and settings of it that have a name."""
-
-from typing import Any
+"""The two steps in one Pipeline, cut at the same layer."""
 
 from sklearn.pipeline import Pipeline
-from sklearn.utils._param_validation import StrOptions, validate_params
 
-from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.classifier import DeepFakeClassifier
 from sklearn_dfd.features import MobileNetV2Features
 
-# Figures and choice: docs/real_and_fake_faces.md, docs/what_did_not_help.md
-_PRESETS: dict[str | None, dict[str, Any]] = {
-    None: {"layer": 15, "image_size": 224},
-    "accurate": {
-        "layer": 10,
-        "image_size": 160,
-        "lr": 2e-4,
-        "lr_schedule": "one_cycle",
-        "label_smoothing": 0.1,
-        "dropout": 0.4,
-        "max_epochs": 8,
-    },
-}
 
-
-@validate_params({"preset": [StrOptions({"accurate"}), None]}, prefer_skip_nested_validation=True)
 def make_deepfake_pipeline(
-    layer=None,
+    layer=15,
     *,
-    preset=None,
     weights="imagenet",
     device="auto",
-    image_size=None,
+    image_size=224,
     memory=None,
     n_jobs=None,
     on_error="raise",
@@ -41,14 +21,8 @@ def make_deepfake_pipeline(
 
     Parameters
     ----------
-    layer : int or "pool", default=None
-        Where MobileNetV2 is cut: the last block of the frozen trunk, for both steps. None for 15,
-        or what the preset says.
-
-    preset : {"accurate"}, default=None
-        ``"accurate"`` takes a hundred times as long to train, and detects more: cut at block 10,
-        it trains on eight views of each photograph beside it, with a one-cycle learning rate,
-        smoothed labels and more dropout, and judges both mirror images.
+    layer : int or "pool", default=15
+        Where MobileNetV2 is cut: the last block of the frozen trunk, for both steps.
 
     weights : "imagenet", path or None, default="imagenet"
         Weights of both steps.
@@ -56,8 +30,8 @@ def make_deepfake_pipeline(
     device : str or list of str, default="auto"
         Device of both steps, or several to choose from.
 
-    image_size : int, default=None
-        Side of the square that images are squashed to. None for 224, or what the preset says.
+    image_size : int, default=224
+        Side of the square that images are squashed to.
 
     memory : None, path, FeatureStore or MemoryStore, default=None
         Where features are kept, see :class:`MobileNetV2Features`.
@@ -69,20 +43,12 @@ def make_deepfake_pipeline(
         What an image that cannot be used does. The classifier does not take rows of NaN.
 
     **classifier_params
-        All other parameters of :class:`DeepFakeClassifier`, ``batch_size`` among them. They come
-        before those of the preset.
+        All other parameters of :class:`DeepFakeClassifier`, ``batch_size`` among them.
 
     Returns
     -------
-    detector : sklearn.pipeline.Pipeline, or AugmentedClassifier
-        A Pipeline with the steps ``"features"`` and ``"classifier"``. With ``preset="accurate"``
-        an :class:`~sklearn_dfd.augmented_classifier.AugmentedClassifier` of such a Pipeline, whose
-        parameters go by names such as ``estimator__classifier__lr``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such preset.
+    pipeline : sklearn.pipeline.Pipeline
+        With the steps ``"features"`` and ``"classifier"``.
 
     Examples
     --------
@@ -93,18 +59,14 @@ def make_deepfake_pipeline(
     >>> pipe.fit(photos.data, photos.target).predict(photos.data).shape
     (40,)
     """
-    settings = {**_PRESETS[preset], **classifier_params}
-    preset_layer, preset_size = settings.pop("layer"), settings.pop("image_size")
-    layer = preset_layer if layer is None else layer
     features = MobileNetV2Features(
         layer,
         weights=weights,
-        image_size=preset_size if image_size is None else image_size,
+        image_size=image_size,
         device=device,
         memory=memory,
         n_jobs=n_jobs,
         on_error=on_error,
     )
-    classifier = DeepFakeClassifier(layer, weights=weights, device=device, **settings)
-    pipeline = Pipeline([("features", features), ("classifier", classifier)])
-    return pipeline if preset is None else AugmentedClassifier(pipeline)
+    classifier = DeepFakeClassifier(layer, weights=weights, device=device, **classifier_params)
+    return Pipeline([("features", features), ("classifier", classifier)])
