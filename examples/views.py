@@ -2,11 +2,11 @@
 Does it help to train on views?
 ===============================
 
-A detector that trains on views of each photograph, mirrored, cropped and recoloured, sees more; it also
-takes many times as long. Whether that pays is a question to the data. Here it is asked of the Real and
-Fake Face Detection set of CIPLab [1]_, in a cross-validation by groups of photographs that were made
-from one another, of two detectors on the same folds: the method's own settings, and one cut earlier
-that trains on views and judges both mirror images.
+A detector that trains on views of each photograph, mirrored, cropped and recoloured, sees more; it
+also takes many times as long. Whether that pays is a question to the data. Here it is asked of the
+Real and Fake Face Detection set of CIPLab [1]_, in a cross-validation by groups of photographs that
+were made from one another, of two detectors on the same folds: the method's own settings, and one
+cut earlier that trains on views and judges both mirror images.
 
 .. [1] https://www.kaggle.com/datasets/ciplab/real-and-fake-face-detection
 """
