@@ -50,7 +50,5 @@ def say_how_it_ran(app, docname, source):
         said = _RUN.format(" ".join([script, *shown]))
         if "random" in given:
             said += " " + _RANDOM
-    marker = ".. GENERATED FROM PYTHON SOURCE LINES"
-    comment, introduction, *blocks = source[0].split(marker)
-    introduction += f".. note::\n\n   {said}\n\n"
-    source[0] = marker.join([comment, introduction, *blocks])
+    introduction, marker, code = source[0].partition(".. GENERATED FROM PYTHON SOURCE LINES")
+    source[0] = f"{introduction}.. note::\n\n   {said}\n\n{marker}{code}"
