@@ -50,8 +50,9 @@ lint: .venv/dev  ## ruff and mypy
 	$(BIN)/python -m pip install -q -e ".[docs]"
 	touch $@
 
-docs: .venv/docs  ## the documentation, in docs/_build
-	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
+docs: .venv/docs  ## the documentation with the output of the examples, in docs/_build
+	DFD_WEIGHTS="$(filter-out imagenet,$(WEIGHTS))" MPLBACKEND=Agg \
+	  $(BIN)/python -m sphinx -q -W -b html docs docs/_build
 
 .venv/bench: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -73,4 +74,4 @@ audit: .venv/dev  ## known vulnerabilities of what is installed; needs the netwo
 	$(BIN)/python -m pip_audit --skip-editable
 
 clean:
-	rm -rf .venv .venv-oldest output docs/_build docs/api .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest output examples/output docs/_build docs/api docs/auto_examples .pytest_cache .mypy_cache .ruff_cache

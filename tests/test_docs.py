@@ -1,17 +1,23 @@
-"""The Python blocks of README.md and of the pages in docs run, page by page, as they are printed.
+"""The Python blocks of README.md and of the pages in docs run, page by page, as they are printed;
+and docs/api.md lists all that is public.
 
 Two things differ: a file of random weights stands in for the ImageNet weights, which are not
 downloaded here, and what `SMALLER` names is made smaller to save time.
 """
 
 import hashlib
+import importlib
+import inspect
+import pkgutil
 import re
 import warnings
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from sklearn.base import ClassifierMixin, TransformerMixin
 
+import sklearn_dfd
 from sklearn_dfd import weights
 from sklearn_dfd.datasets import make_spliced_photos
 
@@ -82,3 +88,51 @@ def test_no_exception_is_out_of_date():
     assert ROOT / "README.md" in WITH_BLOCKS and ROOT / "docs" / "saving.md" in WITH_BLOCKS
     for printed in (*SMALLER, *CANNOT_RUN):
         assert printed in code
+
+
+#: Its `__all__` is for other modules of the package.
+NOT_FOR_USERS = "sklearn_dfd.callbacks"
+
+IMPORT = re.compile(r"^from (sklearn_dfd[\w.]*) import (\([^)]*\)|.*)$", flags=re.MULTILINE)
+
+
+def public():
+    """Give what users are promised: in `__all__`, an estimator, an error, or imported by them."""
+    found = pkgutil.walk_packages(sklearn_dfd.__path__, "sklearn_dfd.")
+    for module in [sklearn_dfd, *(importlib.import_module(found.name) for found in found)]:
+        names = getattr(module, "__all__", []) if module.__name__ != NOT_FOR_USERS else []
+        classes = [
+            name
+            for name, value in vars(module).items()
+            if inspect.isclass(value)
+            and value.__module__ == module.__name__
+            and issubclass(value, (Exception, ClassifierMixin, TransformerMixin))
+        ]
+        yield from (f"{module.__name__}.{name}" for name in {*names, *classes} if name[0] != "_")
+    scripts = [path.read_text("utf-8") for path in (ROOT / "examples").glob("*.py")]
+    for text in [*scripts, *(code for page in PAGES for _, code in blocks(page))]:
+        for module, names in IMPORT.findall(text):
+            yield from (f"{module}.{name}" for name in re.findall(r"\w+", names))
+
+
+def looked_up(dotted):
+    """Give what a name stands for, be it in a module or a module itself."""
+    module, _, name = dotted.rpartition(".")
+    owner = importlib.import_module(module)
+    return getattr(owner, name) if hasattr(owner, name) else importlib.import_module(dotted)
+
+
+def test_the_api_is_complete():
+    text = (ROOT / "docs" / "api.md").read_text("utf-8")
+    listed = re.findall(r"^   ([A-Za-z_][\w.]*)$", text, flags=re.MULTILINE)
+    listed += re.findall(r"`(metrics\.\w+)`", text)
+    documented = [looked_up(f"sklearn_dfd.{name}") for name in listed]
+    promised = sorted(set(public()))
+    assert {"sklearn_dfd.metrics.tpr_at_fpr", "sklearn_dfd.images.ImageError"} <= set(promised)
+    missing = [
+        name
+        for name in promised
+        if not inspect.ismodule(value := looked_up(name))
+        and not any(value is other for other in documented)
+    ]
+    assert missing == []

@@ -1,0 +1,208 @@
+"""The documentation as `make docs` built it: its links, and how it looks in a browser."""
+
+import functools
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SITE = ROOT / "docs" / "_build"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+#: Loads a page of the site in a frame, and says what became of its pictures.
+PROBE = """<!doctype html><iframe width=1200 height=9000></iframe><pre></pre><script>
+const frame = document.querySelector("iframe");
+frame.onload = async () => {
+  const pictures = [...frame.contentDocument.images];
+  for (const picture of pictures) {
+    picture.loading = "eager";
+    await picture.decode().catch(() => {});
+  }
+  document.querySelector("pre").textContent = JSON.stringify(
+    pictures.map((picture) => [picture.src.split("/").pop(), picture.naturalWidth]));
+};
+frame.src = decodeURIComponent(location.search.slice(1));
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def site():
+    if not (SITE / "index.html").exists():
+        pytest.skip("the documentation is not built: make docs")
+    return SITE
+
+
+class Links(html.parser.HTMLParser):
+    """What a page links to, what it loads, and the anchors that it has."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.links, self.loads, self.anchors = [], [], {""}
+        self.feed(page.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors |= {attrs[key] for key in ("id", "name") if attrs.get(key)}
+        if attrs.get("href"):
+            # of the links in the head of a page the browser follows some by itself
+            (self.links if tag == "a" else self.loads).append(attrs["href"])
+        if attrs.get("src"):
+            self.loads.append(attrs["src"])
+
+
+def test_all_links_within_the_site_lead_somewhere(site):
+    pages = {page: Links(page) for page in site.rglob("*.html") if "_static" not in page.parts}
+    assert len(pages) > 30
+    astray, n_anchors = [], 0
+    for page, found in pages.items():
+        for link in found.links + found.loads:
+            if urlsplit(link).scheme:
+                continue
+            address, anchor = urldefrag(urljoin(page.as_uri(), link))
+            target = Path(unquote(urlsplit(address).path))
+            if target.is_dir():
+                target /= "index.html"
+            if not target.is_file() or (
+                anchor and target in pages and unquote(anchor) not in pages[target].anchors
+            ):
+                astray.append(f"{page.relative_to(site)}: {link}")
+            n_anchors += bool(anchor)
+    assert n_anchors > 100
+    assert astray == []
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        assert [
+            link for link in Links(page).loads if urlsplit(link).scheme in {"http", "https"}
+        ] == []
+
+
+def test_every_example_is_in_the_gallery(site, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import gallery
+
+    examples = {path.name: path.read_text("utf-8") for path in (ROOT / "examples").glob("*.py")}
+    assert set(gallery.ARGUMENTS) == set(examples)
+    for name, text in examples.items():
+        page = (site / "auto_examples" / name).with_suffix(".html").read_text("utf-8")
+        needs_photographs = "required=True" in text
+        assert (gallery.ARGUMENTS[name] is None) == needs_photographs
+        assert ("This page shows no output" in page) == needs_photographs
+        assert (f"python examples/{name} --" in page) != needs_photographs
+        assert ('class="sphx-glr-script-out' in page) != needs_photographs
+        if "savefig" in text and not needs_photographs:
+            assert 'class="sphx-glr-single-img' in page
+
+
+def test_the_picture_of_the_first_page_is_small():
+    pictures = re.findall(r"!\[[^]]+\]\((figures/.*?)\)", (ROOT / "docs/index.md").read_text())
+    assert len(pictures) == 1
+    assert (ROOT / "docs" / pictures[0]).stat().st_size < 100_000
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def do_GET(self):
+        if urlsplit(self.path).path != "/probe":
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(PROBE.encode())
+
+    def log_message(self, *args):
+        pass
+
+    def log_error(self, *args):
+        if not self.path.endswith("/favicon.ico"):  # which browsers ask for unasked
+            self.server.failures.append(self.path)
+
+
+@pytest.fixture
+def browse(site, tmp_path):
+    """Open a page of the site over http, and give what the browser made of it."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site))
+    server.failures = []
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def dom(page):
+        done = subprocess.run(
+            [
+                CHROMIUM,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                f"--user-data-dir={tmp_path}",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+                "--enable-logging=stderr",
+                "--window-size=1200,900",
+                "--virtual-time-budget=20000",
+                "--dump-dom",
+                f"http://127.0.0.1:{server.server_port}/{page}",
+            ],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert [line for line in done.stderr.splitlines() if "Uncaught" in line] == []
+        assert server.failures == []
+        return done.stdout
+
+    yield dom
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def pictures(browse, page):
+    """Give the width in pixels of each picture of a page; of one that did not load it is 0."""
+    return dict(json.loads(re.search("<pre>(.*?)</pre>", browse(f"probe?{page}")).group(1)))
+
+
+@pytest.mark.browser
+def test_home_page(browse):
+    page = browse("index.html")
+    assert "Detect manipulated face photographs" in page
+    assert "make demo" in page and "make test" in page
+    widths = pictures(browse, "index.html")
+    assert widths["reliability.png"] > 500
+    assert 0 not in widths.values()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [("GroupKFold", "fitting.html"), ("find_source_groups", "find_source_groups.html")],
+)
+def test_search_finds(browse, query, found):
+    page = browse(f"search.html?q={query}")
+    results = re.findall(r'<li[^>]*>\s*<a href="([^"]+)"', page.split('id="search-results"')[1])
+    assert any(found in link for link in results), results
+
+
+@pytest.mark.browser
+def test_search_does_not_find_what_is_not_there(browse):
+    page = browse("search.html?q=zyzzyva")
+    assert "did not match any documents" in page
+
+
+@pytest.mark.browser
+def test_pictures_of_the_gallery(browse):
+    widths = pictures(browse, "auto_examples/index.html")
+    thumbnails = {name for name in widths if name.startswith("sphx_glr_")}
+    assert len(thumbnails) == len(list((ROOT / "examples").glob("*.py")))
+    assert 0 not in widths.values()
+    assert 0 not in pictures(browse, "auto_examples/quickstart.html").values()
