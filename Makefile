@@ -5,7 +5,7 @@ WEIGHTS ?= imagenet
 MINUTES ?= 60
 FILES ?= 100000
 
-.PHONY: demo test test-oldest lint docs bench soak fuzz audit clean
+.PHONY: demo test lint docs bench soak fuzz audit clean
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,23 +22,6 @@ demo: .venv/demo  ## spliced photographs -> cross-validated, tuned, saved detect
 
 test: .venv/dev  ## the whole test suite, with line coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
-
-# The lower bounds of pyproject.toml, before whatever else .venv has: torch is shared. pytest 9
-# warns of how scikit-learn 1.7 makes its checks.
-OLDEST := "scikit-learn==1.7.0" "skorch==1.1.0" "joblib==1.3.2" "filelock==3.16.1" "pytest<9"
-OLDEST_TESTS := sklearn_checks classifier features pipeline callbacks net rows calibration composition \
-  device_slots model_selection augmentation inspection
-
-.venv-oldest/ready: .venv/dev Makefile
-	$(PYTHON) -m venv --clear --without-pip .venv-oldest
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
-	  > $$(.venv-oldest/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/newest.pth
-	$(BIN)/python -m pip --python .venv-oldest/bin/python install -q --no-deps $(OLDEST)
-	touch $@
-
-test-oldest: .venv-oldest/ready  ## what leans on scikit-learn and skorch, with the oldest of both
-	PYTHONPATH=$(CURDIR) .venv-oldest/bin/python -m pytest -q -m "not slow" \
-	  $(OLDEST_TESTS:%=tests/test_%.py)
 
 lint: .venv/dev  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -74,4 +57,4 @@ audit: .venv/dev  ## known vulnerabilities of what is installed; needs the netwo
 	$(BIN)/python -m pip_audit --skip-editable
 
 clean:
-	rm -rf .venv .venv-oldest output examples/output docs/_build docs/api docs/auto_examples .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv output examples/output docs/_build docs/api docs/auto_examples .pytest_cache .mypy_cache .ruff_cache

@@ -88,6 +88,11 @@ def extract_feature_matrix(
     check_is_fitted(features)
     # workers may have been started in another directory
     images, path = as_image_list(images), Path(path).absolute()
+    if not isinstance(images, np.ndarray):
+        images = [
+            os.path.abspath(image) if isinstance(image, str | os.PathLike) else image
+            for image in images
+        ]
     if path.exists():
         raise FileExistsError(
             f"{path} exists: delete it, or read it by np.load(..., mmap_mode='r')"
