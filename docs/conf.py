@@ -23,9 +23,10 @@ extensions = [
 autosummary_generate = True
 numpydoc_show_class_members = False
 myst_heading_anchors = 3
-# docstrings inherited from scikit-learn refer to sections of its own guide
-suppress_warnings = ["ref.ref"]
-exclude_patterns = ["_build"]
+# docstrings inherited from scikit-learn refer to sections and terms of its own guide
+suppress_warnings = ["ref.ref", "ref.term"]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
 _run = [Path(name).stem for name, given in gallery.ARGUMENTS.items() if given is not None]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",

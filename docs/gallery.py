@@ -9,11 +9,11 @@ _WEIGHTS = ["--weights", str(Path(_FILE).resolve()) if _FILE else "random"]
 
 #: Arguments of each example, in the order of the gallery. None: shown, and not run.
 ARGUMENTS: dict[str, list[str] | None] = {
-    "quickstart.py": [*_WEIGHTS, "--n-samples", "60"],
+    "quickstart.py": [*_WEIGHTS, "--n-samples", "160"],
     "source_groups.py": ["--n-edits", "13"],
-    "leakage.py": [*_WEIGHTS, "--n-samples", "60", "--n-views", "1", "--epochs", "3"],
-    "robustness.py": [*_WEIGHTS, "--n-samples", "72", "--epochs", "3", "--n-resamples", "50"],
-    "calibration.py": [*_WEIGHTS, "--n-samples", "180", "--epochs", "5"],
+    "leakage.py": [*_WEIGHTS, "--n-samples", "120"],
+    "robustness.py": [*_WEIGHTS, "--n-samples", "120", "--n-resamples", "100"],
+    "calibration.py": [*_WEIGHTS, "--n-samples", "450"],
     "export_onnx.py": [*_WEIGHTS, "--n-samples", "60"],
     "real_and_fake_faces.py": None,
     "views.py": None,
