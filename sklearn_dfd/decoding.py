@@ -142,6 +142,13 @@ def content_digest(raw: RawImage) -> bytes:
     return digest.digest()
 
 
+def size_in_memory(raw: RawImage) -> int:
+    """Bytes of the file that an image was read from; 0 for images that the caller holds."""
+    while isinstance(raw, DerivedImage):
+        raw = raw.raw
+    return len(raw) if isinstance(raw, bytes) else 0
+
+
 def check_header(raw: RawImage, max_pixels: int | None = None) -> None:
     """Check cheaply what can be checked without decoding, before hours are spent on the rest.
 

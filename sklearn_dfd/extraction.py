@@ -9,16 +9,18 @@ import warnings
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 
-from sklearn_dfd.decoding import check_header, content_digest, load_rgb
+from sklearn_dfd.decoding import RawImage, check_header, content_digest, load_rgb, size_in_memory
 from sklearn_dfd.feature_store import IN_PROCESS, new_owner, row_key
 from sklearn_dfd.images import read_source
 
 _CHUNK = 64  # images surveyed, claimed and kept together
+_SLICE = 8  # of these, looked at by a thread in one go: a task costs as much as a look
 _BATCHES_AHEAD = 16
+_HELD_BYTES = 2**27  # of files that were surveyed: beyond it they are read again to be decoded
 _POLL_SECONDS = 0.05
 _IMAGE_PROBLEMS = (OSError, ValueError, TypeError)
 
@@ -61,12 +63,14 @@ class Extraction:
         self.features = np.empty((len(images), width), dtype=np.float32)
         self.missing: dict[bytes, list[int]] = {}
         self.failures: dict[int, str] = {}
+        self._held: dict[bytes, RawImage] = {}
+        self._n_held_bytes = 0
 
     def survey(self):
         """Look at every image: fill in the rows that are kept, and check the other headers."""
         for start in range(0, len(self.images), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(self.images)))
-            found = self.pool.map(_read, [self.images[row] for row in rows])
+            found = self._map(_read, [self.images[row] for row in rows])
             rows_of: dict[bytes, list[int]] = {}
             raws = {}
             for row, (raw, digest) in zip(rows, found, strict=True):
@@ -78,12 +82,25 @@ class Extraction:
                 raws[key] = raw
             self._fill(rows_of)
             remaining = [raws[key] for key in rows_of]
-            faults = self.pool.map(partial(_header_fault, max_pixels=self.max_pixels), remaining)
+            faults = self._map(partial(_header_fault, max_pixels=self.max_pixels), remaining)
             for (key, same), fault in zip(rows_of.items(), faults, strict=True):
                 if fault:
                     self.failures.update(dict.fromkeys(same, fault))
                 else:
                     self.missing.setdefault(key, []).extend(same)
+                    self._hold(key, raws[key])
+
+    def _hold(self, key, raw):
+        """Keep what was read until it is decoded, while there is room."""
+        n_bytes = size_in_memory(raw)
+        if self._n_held_bytes + n_bytes <= _HELD_BYTES:
+            self._held[key] = raw
+            self._n_held_bytes += n_bytes
+
+    def _map(self, look, items):
+        """Give what ``look`` returns for each of ``items``, in order, by several threads."""
+        slices = [items[i : i + _SLICE] for i in range(0, len(items), _SLICE)]
+        return chain.from_iterable(self.pool.map(lambda part: [look(x) for x in part], slices))
 
     def compute(self, run, image_size, batch_size, *, go_on, progress=lambda n_images: None):
         """Compute the missing rows, or take them from others that compute the same images.
@@ -110,7 +127,10 @@ class Extraction:
                     waiting = not batch
                     if waiting:
                         break
-                    sources = [self.images[self.missing[key][0]] for key in batch]
+                    sources = [
+                        (self.images[self.missing[key][0]], self._held.pop(key, None))
+                        for key in batch
+                    ]
                     future = self.pool.submit(_run, run, sources, image_size, self.max_pixels)
                     running.append((batch, future))
                 if running:
@@ -173,8 +193,8 @@ class Extraction:
                 continue
             row = next(computed)
             self.features[self.missing[key]] = row
-            # by what was decoded: the file may have changed since it was surveyed
-            done.append((row_key(result, self.recipe), row))
+            # by what was decoded: a file that was read again may have changed since
+            done.append((key if result is None else row_key(result, self.recipe), row))
         return done
 
     def _keep(self, done):
@@ -225,20 +245,22 @@ def _header_fault(raw, max_pixels):
 def _run(run, sources, image_size, max_pixels):
     """Decode images and run the network on those that can be.
 
+    ``sources`` are pairs of an image and what was read of it before, or None.
+
     Returns
     -------
-    outcome : list of bytes or Exception
-        For each source the digest of its content, or what is wrong with it.
+    outcome : list of bytes, None or Exception
+        For each source the digest of its content if it was read here, or what is wrong with it.
     rows : sequence of ndarray
         Of those that could be decoded.
     """
-    outcome: list[bytes | Exception] = []
+    outcome: list[bytes | Exception | None] = []
     pixels = []
-    for source in sources:
+    for source, held in sources:
         try:
-            raw = read_source(source)
+            raw = read_source(source) if held is None else held
             pixels.append(load_rgb(raw, image_size, max_pixels))
-            outcome.append(content_digest(raw))
+            outcome.append(content_digest(raw) if held is None else None)
         except _IMAGE_PROBLEMS as error:
             outcome.append(error)
     return outcome, run(np.stack(pixels)) if pixels else []
