@@ -16,7 +16,7 @@ ARGUMENTS: dict[str, list[str] | None] = {
     "calibration.py": [*_WEIGHTS, "--n-samples", "450"],
     "export_onnx.py": [*_WEIGHTS, "--n-samples", "60"],
     "real_and_fake_faces.py": None,
-    "views.py": None,
+    "accurate_detector.py": None,
 }
 
 _NOT_RUN = "This page shows no output: the example needs a folder of photographs (``--data``)."

@@ -11,6 +11,7 @@ from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, PrintLog
 from skorch.utils import to_numpy
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel
 
 from sklearn_dfd.devices import in_halves
 from sklearn_dfd.rows import Rows
@@ -33,6 +34,34 @@ class _Batches:
         return self.rows.batches(self.batch_size, **self.options)
 
 
+class _Average:
+    """The exponential moving average of a module's weights and statistics over its steps."""
+
+    def __init__(self, module, decay):
+        self.decay = decay
+        self.model = AveragedModel(module, multi_avg_fn=self._move, use_buffers=True)
+
+    def update(self, module):
+        """Move towards the weights of another step."""
+        self.model.update_parameters(module)
+
+    def swap(self, module):
+        """Exchange the tensors' contents with those of the module, whose own they stay."""
+        averages = self.model.module.state_dict(keep_vars=True)
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            tensor.data, averages[name].data = averages[name].data, tensor.data
+
+    @torch.no_grad()
+    def _move(self, averages, weights, n_averaged):
+        if not torch.is_floating_point(averages[0]):  # counters of batches
+            torch._foreach_copy_(averages, weights)
+            return
+        n = float(n_averaged)
+        # the first steps, far from where it goes, soon weigh little
+        decay = min(self.decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
 class TailNet(NeuralNet):
     """Trains a tail on rows of features.
 
@@ -44,6 +73,8 @@ class TailNet(NeuralNet):
         Weight of the L1 norm of all the module's parameters in what is minimised.
     label_smoothing : float
         Share of each label that is spread over all classes, in what is minimised.
+    ema_decay : float or None
+        Of an average of the weights, which ``module_`` holds whenever no epoch is under way.
     generator : torch.Generator
         Of the order of the rows.
     valid_rows : Rows or None
@@ -58,6 +89,7 @@ class TailNet(NeuralNet):
         *,
         l1_factor=0.0,
         label_smoothing=0.0,
+        ema_decay=None,
         generator=None,
         valid_rows=None,
         **kwargs,
@@ -74,6 +106,8 @@ class TailNet(NeuralNet):
         )
         self.l1_factor = l1_factor
         self.label_smoothing = label_smoothing
+        self.ema_decay = ema_decay
+        self._average = None
         self._schedule = None
         self.generator = generator
         self.valid_rows = valid_rows
@@ -99,9 +133,28 @@ class TailNet(NeuralNet):
                 group["lr"] = self.lr
 
     def on_batch_end(self, net, batch=None, training=False, **kwargs):
-        """Move the learning rate on, where it is not constant."""
+        """Move the average of the weights, and the learning rate where it is not constant."""
+        if training and self._average is not None:
+            self._average.update(self.module_)
         if training and self._schedule is not None:
             self._schedule.step()
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """Run an epoch, in training with the weights of the last step in place of their average."""
+        run = super().run_single_epoch
+        if not training or self.ema_decay is None:
+            return run(iterator, training, prefix, step_fn, **fit_params)
+        if self._average is None:
+            self._average = _Average(self.module_, self.ema_decay)
+        self._average.swap(self.module_)
+        run(iterator, training, prefix, step_fn, **fit_params)
+        self._average.swap(self.module_)
+
+    def restart(self, state):
+        """Go on from the weights ``state``, as if no step had been taken."""
+        self.module_.load_state_dict(state)
+        self.initialize_optimizer()
+        self._average = None
 
     def get_dataset(self, X, y=None):
         """Rows as they are; arrays of features become rows."""

@@ -148,6 +148,16 @@ def test_history_is_measured_in_evaluation_mode(block_data, blocks):
     assert blocks.n_iter_ == blocks.best_epoch_ == 2
 
 
+def test_averaged_weights_are_kept_and_predict(block_data, blocks):
+    plain = clone(blocks).fit(*block_data)
+    averaged = blocks.set_params(ema_decay=0.5).fit(*block_data)
+    assert averaged.history_[-1]["train_loss"] != plain.history_[-1]["train_loss"]
+    again = pickle.loads(pickle.dumps(averaged))
+    assert_same_weights(again, averaged)
+    p = averaged.predict_proba(block_data[0])[np.arange(50), block_data[1]]
+    assert -np.log(p).mean() == pytest.approx(averaged.history_[-1]["train_loss"], rel=1e-4)
+
+
 def test_l1_shrinks_the_norm(head_data, head):
     norms = []
     for factor in (0.0, 1e-2):

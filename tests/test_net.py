@@ -285,6 +285,50 @@ def test_labels_are_smoothed_as_by_hand(make_net):
     assert loss == pytest.approx(log_loss(rows.y, p, sample_weight=rows.weight), rel=1e-4)
 
 
+def states_of_steps(net, rows, n_epochs):
+    """Train; the weights after each step."""
+    states, step = [], net.train_step
+
+    def watched(*args, **kwargs):
+        outcome = step(*args, **kwargs)
+        states.append(state_of(net))
+        return outcome
+
+    net.train_step = watched
+    net.notify("on_train_begin", X=rows, y=None)
+    for _ in range(n_epochs):
+        net.fit_loop(rows, epochs=1)
+    return states
+
+
+@layers
+def test_average_is_that_of_all_steps(make_net, layer):
+    rows = make_rows(layer, n_rows=200)
+    states = states_of_steps(make_net(layer), rows, 3)
+    net = make_net(layer, ema_decay=0.7)
+    averaged = states_of_steps(net, rows, 3)
+    assert len(states) == len(averaged) == 12
+    for plain, other in zip(states, averaged, strict=True):  # training itself is the same
+        assert_same_state(other, plain)
+    expected = states[0]
+    for n, state in enumerate(states[1:], start=1):
+        decay = min(0.7, (1 + n) / (10 + n))
+        for name, value in state.items():
+            if value.is_floating_point():
+                value = decay * expected[name].double() + (1 - decay) * value.double()
+            expected[name] = value
+    for name, value in net.module_.state_dict().items():
+        torch.testing.assert_close(value, expected[name].to(value.dtype), msg=name)
+    assert not torch.equal(net.module_.head[0].weight, states[-1]["head.0.weight"])
+
+
+def test_average_is_what_is_measured(make_net):
+    net, rows = make_net(ema_decay=0.9), make_rows()
+    net.valid_rows = rows
+    states_of_steps(net, rows, 2)
+    assert net.history[-1, "valid_loss"] == net.measure(rows)[0]
+
+
 @pytest.mark.parametrize(("layer", "n_rows"), [("pool", 65), (17, 65), (17, 129)])
 def test_one_cycle_rises_and_falls_over_all_steps(make_net, layer, n_rows):
     net, rows, seen = make_net(layer, batch_size=16), make_rows(layer, n_rows=n_rows), []

@@ -10,6 +10,7 @@ from sklearn import config_context
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 
 from sklearn_dfd import extraction, make_deepfake_pipeline
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
 from sklearn_dfd.feature_store import FeatureStore
 
@@ -39,6 +40,20 @@ def test_parameters_reach_their_step():
     assert len(pickle.dumps(pipe)) < 1000
     with pytest.raises(TypeError, match="learning_rate"):
         make_deepfake_pipeline(learning_rate=1)
+
+
+def test_accurate_preset(photos):
+    detector = make_deepfake_pipeline(preset="accurate", weights=None, memory="cache", lr=1e-3)
+    assert isinstance(detector, AugmentedClassifier)
+    features, classifier = detector.estimator
+    assert features.layer == classifier.layer == 10 and features.memory == "cache"
+    assert classifier.lr == 1e-3 and classifier.lr_schedule == "one_cycle"
+    detector = make_deepfake_pipeline(13, preset="accurate", weights=None, image_size=32)
+    detector.set_params(n_views=1, estimator__classifier__max_epochs=1)
+    assert detector.fit(photos.data, photos.target).predict(photos.data).shape == (36,)
+    assert detector.estimator_[0].layer == 13 and detector.estimator_[0].image_size == 32
+    with pytest.raises(ValueError, match="'preset' parameter of make_deepfake_pipeline must be"):
+        make_deepfake_pipeline(preset="best")
 
 
 def test_fit_and_predict(pipe, photos):
