@@ -47,10 +47,10 @@ bench: .venv/bench  ## ratios against other ways to do the work, in docs/perform
 	  $(if $(filter-out imagenet,$(WEIGHTS)),--weights "$(WEIGHTS)")
 
 soak: .venv/dev  ## mutated images, kills, load and random pipelines, for MINUTES
-	$(BIN)/python soak/run.py --minutes $(MINUTES) 2> soak.log || (cat soak.log; exit 1)
+	$(BIN)/python soak/run.py --minutes $(MINUTES) 2> soak.log || (tail -n 50 soak.log; exit 1)
 
 fuzz: .venv/dev  ## FILES mutated image files
-	$(BIN)/python soak/run.py --only images --minutes 600 --files $(FILES) 2> soak.log
+	$(BIN)/python soak/run.py --only images --minutes 600 --files $(FILES) 2> soak.log || (tail -n 50 soak.log; exit 1)
 
 audit: .venv/dev  ## known vulnerabilities of what is installed; needs the network
 	$(BIN)/python -m pip install -q pip-audit

@@ -1,12 +1,15 @@
 """Extractions and grid searches killed at random moments, and begun again on the same store."""
 
+import itertools
 import multiprocessing
 import os
 import random
 import shutil
 import signal
+import tempfile
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +19,12 @@ from sklearn.pipeline import Pipeline
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features
 from sklearn_dfd.extraction import _BATCHES_AHEAD, _CHUNK
+from sklearn_dfd.feature_store import FeatureStore
 
 N_IMAGES = 300
 #: Images that a kill may cost: those of a transaction, and the batches ahead of it.
 REMAINDER = _CHUNK + _BATCHES_AHEAD * 4
-PATIENCE = 120  # seconds for one run
+PATIENCE = 300  # seconds for one run, on a machine that has much else to do
 
 
 class Logged(MobileNetV2Features):
@@ -87,20 +91,43 @@ def _start(context, name, paths, memory, result):
     return process, time.monotonic()
 
 
-def n_computed(memory):
-    """Count the images that were run through the network."""
-    log = Path(f"{memory}.log")
-    return log.stat().st_size if log.exists() else 0
+def n_in_vain(memory):
+    """Count the images that were run through the network, and are not in the store."""
+    log, store = Path(f"{memory}.log"), Path(memory)
+    if not log.exists():
+        return 0
+    with tempfile.TemporaryDirectory() as directory:
+        # a copy, since to look into a store that was left by a kill is to repair it
+        copy = Path(directory, "store")
+        if store.exists():
+            shutil.copytree(store, copy)
+        return log.stat().st_size - FeatureStore(copy).info()["n_rows"]
 
 
-def kill_and_resume(name, n_kills, directory, seed, seconds=float("inf")):
+def kill_and_resume(name, n_kills, directory, seed, seconds=float("inf"), counts=None):
     """Kill a work at random moments until there were enough kills; check each end of it.
+
+    Parameters
+    ----------
+    name : "extraction" or "search"
+    n_kills : int
+        At least, unless the seconds are over before.
+    directory : path
+        That does not exist.
+    seed : int
+    seconds : float
+        After which no more kills are begun.
+    counts : Counter
+        Where to count, so that they are known after an error too.
 
     Returns
     -------
-    kills, endings, worst : int
-        Number of kills, of runs to the end, and of images computed in vain for each kill, at most.
+    counts : Counter
+        Number of ``"kills"`` and of ``"endings"``, runs to the end; and the ``"worst"`` number of
+        images that were computed in vain because of one kill.
     """
+    deadline = time.monotonic() + seconds
+    counts = Counter() if counts is None else counts
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sklearn_dfd"])  # which takes seconds, once
     directory, rng = Path(directory), random.Random(seed)
@@ -108,36 +135,36 @@ def kill_and_resume(name, n_kills, directory, seed, seconds=float("inf")):
     result = directory / "result"
     process, start = _start(context, name, paths, str(directory / "undisturbed"), str(result))
     process.join(PATIENCE)
-    assert process.exitcode == 0
+    assert process.exitcode == 0, f"exit status {process.exitcode}, undisturbed"
     usual = time.monotonic() - start
     expected = result.read_bytes()
-    kills = endings = worst = run = 0
-    deadline = time.monotonic() + seconds
-    while kills < n_kills and time.monotonic() < deadline:
+    n_done = 0
+    for run in itertools.count():
+        if n_done >= n_kills or time.monotonic() > deadline:
+            return counts
         memory = directory / f"store {run}"
-        run += 1
         result.unlink()
-        kills_before = kills
+        n_before, vain_before = n_done, 0
         while not result.exists():
-            more = kills < n_kills and kills - kills_before < 8
-            patience = rng.uniform(0, 0.8 * usual) if more else PATIENCE
+            may_kill = n_done < min(n_kills, n_before + 8) and time.monotonic() < deadline
+            patience = rng.uniform(0, 0.8 * usual) if may_kill else PATIENCE
             process, _ = _start(context, name, paths, str(memory), str(result))
             process.join(patience)
             if process.exitcode is None:
                 os.kill(process.pid, signal.SIGKILL)
                 process.join(PATIENCE)
-                assert process.exitcode in (-signal.SIGKILL, 0)
-                if process.exitcode == -signal.SIGKILL:
-                    kills += 1
-            else:
-                assert process.exitcode == 0, f"exit status {process.exitcode}"
+                assert may_kill, f"a run did not end in {PATIENCE} s"
+            assert process.exitcode in (-signal.SIGKILL, 0), f"exit status {process.exitcode}"
+            if process.exitcode != 0:
+                n_done += 1
+                counts["kills"] += 1
+                vain = n_in_vain(memory)
+                counts["worst"] = max(counts["worst"], vain - vain_before)
+                assert vain - vain_before <= REMAINDER, f"{vain - vain_before} images in vain"
+                vain_before = vain
             if result.exists() and result.stat().st_size < len(expected):
                 result.unlink()  # killed while it was written
         assert result.read_bytes() == expected, "other results than those of an undisturbed run"
-        lost = n_computed(memory) - len(paths)  # computed more than once
-        assert 0 <= lost <= REMAINDER * (kills - kills_before), f"{lost} images in vain"
-        if kills > kills_before:
-            worst = max(worst, -(-lost // (kills - kills_before)))
-        endings += 1
+        assert n_in_vain(memory) == vain_before, "images computed again without a kill"
+        counts["endings"] += 1
         shutil.rmtree(memory)
-    return kills, endings, worst

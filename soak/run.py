@@ -1,13 +1,15 @@
-"""Leave it running: mutated images, kills, load, random pipelines; print what was tried.
+"""Leave it running: mutated images, load, kills, random pipelines; print what was tried.
 
-    python soak/run.py --minutes 60 [--only images kills load pipelines]
-                       [--files N] [--kills N] [--predictions N] [--seed N]
+    python soak/run.py --minutes 60 [--only images load kills pipelines]
+                       [--files N] [--predictions N] [--kills N] [--pipelines N] [--seed N]
 
-Without a number the minutes are shared out evenly. The exit status is the number of failures.
+The minutes are shared out; a part that reaches its number leaves the rest of its time to those
+after it. What failed comes below the table. The exit status is the number of failures.
 """
 
 import argparse
 import itertools
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -22,54 +24,93 @@ import load
 import numpy as np
 import pipelines
 
+FILES = 1000  # mutated in one process
+
+
+def _fuzz(connection, seed, n_files, last):
+    connection.send(images.fuzz(seed, n_files, on_file=Path(last).write_bytes))
+
+
+def fuzz_apart(seed, n_files, last):
+    """Mutate files in a process of its own, which a file may end or keep for ever."""
+    context = multiprocessing.get_context("forkserver")
+    connection, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_fuzz, args=(theirs, seed, n_files, str(last)))
+    process.start()
+    theirs.close()
+    patience = 60 + 10 * images.SECONDS * n_files
+    try:
+        if connection.poll(patience):
+            return connection.recv()
+        what = f"no end after {patience:.0f} s"
+    except EOFError:
+        process.join()
+        what = f"the process ended with exit status {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+    raw = last.read_bytes() if last.exists() else b""
+    return Counter(), [(f"seed {seed}", what, raw.hex())]
+
 
 def run_images(seconds, n_files, seed, directory):
-    """Mutated files; a file that ends the process is left in the directory."""
-    last = Path(directory, "last")
+    """Mutated files, in parts with seeds of their own: each can be run again alone."""
     start = time.monotonic()
-    counts, defects, slowest = Counter(), [], 0.0
+    counts, defects = Counter(), []
     for part in itertools.count():
-        # parts, with seeds of their own: each can be run again alone
-        left = min(1000, n_files - sum(counts.values()))
+        left = min(FILES, n_files - part * FILES)
         if left <= 0 or time.monotonic() - start > seconds:
             break
-        begun = time.process_time()
-        some, wrong = images.fuzz(seed * 100_000 + part, left, on_file=last.write_bytes)
-        slowest = max(slowest, (time.process_time() - begun) / max(left, 1))
+        some, wrong = fuzz_apart(seed * 100_000 + part, left, directory / "last")
         counts += some
-        defects += [f"{name}: {reason} {raw[:400]}" for name, reason, raw in wrong]
-    decoded = sum(n for (_, outcome), n in counts.items() if outcome == "decoded")
-    total = sum(counts.values()) + len(defects)
-    yield "mutated files", total, defects, f"{decoded} decoded, {total - decoded} refused"
+        defects += [f"{name}: {reason} {raw}" for name, reason, raw in wrong]
+    decoded, refused = (
+        sum(n for (_, outcome), n in counts.items() if outcome == kind)
+        for kind in ("decoded", "refused")
+    )
+    total = decoded + refused + len(defects)
+    yield "mutated files", total, defects, f"{decoded:,} decoded, {refused:,} refused"
 
 
 def run_kills(seconds, n_kills, seed, directory):
     """Extraction most of the time, since a search is mostly training."""
     for name, share in [("extraction", 0.8), ("search", 0.2)]:
-        done, failures, remark = 0, [], ""
-        try:
-            done, endings, worst = kills.kill_and_resume(
-                name, round(n_kills * share), Path(directory, name), seed, seconds * share
-            )
-            remark = f"{endings} ends, all equal; at most {worst} images computed again a kill"
-        except Exception:
-            failures.append(traceback.format_exc())
-        yield f"kills of {name}", done, failures, remark
+        deadline = time.monotonic() + seconds * share
+        counts, failures = Counter(), []
+        for attempt in itertools.count():
+            left = round(n_kills * share) - counts["kills"]
+            if attempt and (left <= 0 or time.monotonic() > deadline or len(failures) > 20):
+                break
+            try:
+                kills.kill_and_resume(
+                    name,
+                    left,
+                    directory / f"{name} {attempt}",
+                    seed + attempt,
+                    deadline - time.monotonic(),
+                    counts,
+                )
+            except Exception:
+                failures.append(traceback.format_exc())
+        remark = f"{counts['endings']} ends, all equal" if not failures else ""
+        remark += f"; at most {counts['worst']} images computed in vain by a kill"
+        yield f"kills of {name}", counts["kills"], failures, remark
 
 
 def run_load(seconds, n_predictions, seed, directory):
     """Processes that are spawned and forked, and then one alone for its memory."""
+    start = time.monotonic()
     for method in ("spawn", "fork"):
         done, failures = 0, []
         try:
-            folder = Path(directory, method)
-            done = load.shared(folder, 2, 2, max(10, n_predictions // 40), 60 + seconds, method)
+            done = load.shared(directory / method, 2, 2, n_predictions, 0.15 * seconds, method)
         except Exception:
             failures.append(traceback.format_exc())
         yield f"calls shared ({method})", done, failures, "3 processes of 2 threads, one store"
     done, failures, remark = 0, [], ""
     try:
-        done, growth, n_files, n_threads = load.flat(n_predictions, seconds)
+        left = max(0, seconds - (time.monotonic() - start))
+        done, growth, n_files, n_threads = load.flat(n_predictions, left)
         remark = f"memory {growth:+.1%}, files {n_files:+d}, threads {n_threads:+d}"
         if growth > 0.05 or n_files > 0 or n_threads > 0:
             failures.append(remark)
@@ -80,19 +121,24 @@ def run_load(seconds, n_predictions, seed, directory):
 
 def run_pipelines(seconds, n_pipelines, seed, directory):
     """Valid pipelines on data that may be hostile."""
-    rng = np.random.default_rng(seed)
     start, done, failures, refused = time.monotonic(), 0, [], 0
     while done < n_pipelines and (done == 0 or time.monotonic() - start < seconds):
+        rng = np.random.default_rng([seed, done])  # each can be run again alone
         try:
             refused += pipelines.random_pipeline(rng, directory)
         except Exception:
-            failures.append(traceback.format_exc())
+            failures.append(f"pipeline {done} of seed {seed}: {traceback.format_exc()}")
         done += 1
     yield "random pipelines", done, failures, f"{refused} of them refused their numbers"
 
 
-PARTS = {"images": run_images, "kills": run_kills, "load": run_load, "pipelines": run_pipelines}
-NUMBERS = {"images": "files", "kills": "kills", "load": "predictions", "pipelines": "pipelines"}
+#: What is run, the option that bounds it, and its share of the time.
+PARTS = {
+    "images": (run_images, "files", 1),
+    "load": (run_load, "predictions", 2),
+    "kills": (run_kills, "kills", 2),
+    "pipelines": (run_pipelines, "pipelines", 1),
+}
 
 
 def main():
@@ -100,25 +146,30 @@ def main():
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--files", type=int, default=10_000_000)
-    parser.add_argument("--kills", type=int, default=10_000)
     parser.add_argument("--predictions", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=10_000)
     parser.add_argument("--pipelines", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    seconds = 60 * options.minutes / len(options.only)
-    n_failures = 0
-    print("| tried | how often | failed | |\n|---|---|---|---|")
+    deadline = time.monotonic() + 60 * options.minutes
+    shares = {part: PARTS[part][2] for part in options.only}
+    multiprocessing.set_forkserver_preload(["sklearn_dfd"])  # which takes seconds, once
+    all_failures = []
+    print("| tried | how often | failed | |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         for part in options.only:
+            run, option, share = PARTS[part]
             folder = Path(directory, part)
             folder.mkdir()
-            number = getattr(options, NUMBERS[part])
-            for what, n, failures, remark in PARTS[part](seconds, number, options.seed, folder):
+            seconds = (deadline - time.monotonic()) * share / sum(shares.values())
+            del shares[part]
+            number = getattr(options, option)
+            for what, n, failures, remark in run(seconds, number, options.seed, folder):
                 print(f"| {what} | {n:,} | {len(failures)} | {remark} |", flush=True)
-                n_failures += len(failures)
-                for failure in failures[:5]:
-                    print(failure, file=sys.stderr)
-    return n_failures
+                all_failures += [f"{what}: {failure}" for failure in failures]
+    for failure in all_failures[:50]:
+        print(failure)
+    return len(all_failures)
 
 
 if __name__ == "__main__":

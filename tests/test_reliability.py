@@ -221,8 +221,8 @@ def test_files_beyond_the_limit_of_bytes_are_not_read(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 @pytest.mark.parametrize(("name", "n_kills"), [("extraction", 8), ("search", 2)])
 def test_killed_at_random_and_resumed(name, n_kills, tmp_path):
-    n, endings, _ = kills.kill_and_resume(name, n_kills, tmp_path, seed=0)
-    assert n >= n_kills and endings >= 1
+    counts = kills.kill_and_resume(name, n_kills, tmp_path, seed=0)
+    assert counts["kills"] >= n_kills and counts["endings"] >= 1
 
 
 @pytest.mark.parametrize("method", ["fetch", "claim", "add", "release"])
