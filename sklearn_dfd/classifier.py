@@ -22,6 +22,7 @@ from sklearn.utils.validation import (
 
 from sklearn_dfd.callbacks import CallbackSupportMixin, NoCallbacks, training_data
 from sklearn_dfd.devices import own_torch_state, resolve_device, working_device
+from sklearn_dfd.heap import kept_heap
 from sklearn_dfd.mobilenet import LAST_BLOCK, tail_input_shape
 from sklearn_dfd.net import LossError, TailNet
 from sklearn_dfd.persistence import restored_state, saved_state
@@ -555,6 +556,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             device=device,
         ).initialize()
 
+    @kept_heap()
     def _train(self, rows, valid_rows, n_epochs, task, data):
         """Train epoch by epoch; with ``early_stopping`` stop, and go back to the best.
 

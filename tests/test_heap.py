@@ -1,0 +1,48 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="what is kept is the heap of glibc"
+)
+
+# in a process of its own, whose heap nobody has used before
+SCRIPT = """
+import resource
+import torch
+from sklearn_dfd.heap import kept_heap
+
+torch.set_num_threads(1)
+
+def n_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        maps = [torch.ones(2**22) for _ in range(8)]  # 128 MiB, in pieces of 16 MiB
+        del maps
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+n_faults()
+usual, usual_memory = n_faults(), resident()
+with kept_heap():
+    n_faults()
+    with kept_heap():
+        kept = n_faults()
+    still_kept, kept_memory = n_faults(), resident()
+print(usual, kept, still_kept, usual_memory, kept_memory, resident())
+"""
+
+
+def test_memory_is_kept_and_given_back():
+    output = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=300
+    ).stdout
+    usual, kept, still_kept, usual_memory, kept_memory, memory = map(float, output.split())
+    assert kept < usual / 10 and still_kept < usual / 10
+    assert kept_memory > usual_memory + 100
+    assert memory < usual_memory + 50
