@@ -6,16 +6,21 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils import Bunch, _safe_indexing, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import column_or_1d
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from sklearn_dfd.distortions import DISTORTIONS
 from sklearn_dfd.images import ImageView, as_image_list, describe, number_by_origin
 
 __all__ = ["ImageAugmenter", "View", "augment"]
+
+# Views are drawn here, since the random transforms of torchvision draw from torch's global
+# generator, and made by its functions; those leave blur and JPEG to tensors, which takes longer.
 
 # Pixels of the longer side. Of what blur and JPEG do to single pixels of a larger photograph
 # nothing is left at the size that a network sees, and it would take a second.
@@ -25,7 +30,7 @@ _LONGEST_SHARED = 1024
 def _gentle(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
     """Mirror, crop and recolour: what leaves the traces of an edit as they are."""
     if random_state.uniform() < 0.5:
-        image = ImageOps.mirror(image)
+        image = F.horizontal_flip(image)
     image = _random_crop(image, random_state)
     return _recoloured(image, random_state) if random_state.uniform() < 0.5 else image
 
@@ -34,16 +39,16 @@ def _sharing(image: Image.Image, random_state: np.random.RandomState) -> Image.I
     """Change a photograph as taking, editing and sharing it does."""
     draw = random_state.uniform
     if draw() < 0.5:
-        image = ImageOps.mirror(image)
+        image = F.horizontal_flip(image)
     image = _random_crop(image, random_state)
     if max(image.size) > _LONGEST_SHARED:
         image = DISTORTIONS["resize"].apply(image, _LONGEST_SHARED / max(image.size))
     if draw() < 0.5:
         image = _recoloured(image, random_state)
     if draw() < 0.25:
-        size = image.size
+        size = F.get_size(image)
         image = DISTORTIONS["resize"].apply(image, draw(0.5, 0.9))
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        image = F.resize(image, size, InterpolationMode.BICUBIC)
     if draw() < 0.25:
         image = DISTORTIONS["blur"].apply(image, draw(0.2, 1.5))
     if draw() < 0.5:
@@ -53,13 +58,13 @@ def _sharing(image: Image.Image, random_state: np.random.RandomState) -> Image.I
 
 def _recoloured(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
     """Change brightness, contrast and saturation by up to 20 %."""
-    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        image = enhancer(image).enhance(random_state.uniform(0.8, 1.2))
+    for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
+        image = adjust(image, random_state.uniform(0.8, 1.2))
     return image
 
 
 def _mirrored(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
-    return ImageOps.mirror(image)
+    return F.horizontal_flip(image)
 
 
 def _random_crop(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
@@ -71,15 +76,14 @@ def _random_crop(image: Image.Image, random_state: np.random.RandomState) -> Ima
     box = []
     for side, share in zip(image.size, np.sqrt([area * stretch, area / stretch]), strict=True):
         kept = min(side, round(side * share))
-        first = random_state.randint(side - kept + 1)
-        box.append((first, first + kept))
-    (left, right), (top, bottom) = box
-    return image.crop((left, top, right, bottom))
+        box.append((random_state.randint(side - kept + 1), kept))
+    (left, width), (top, height) = box
+    return F.crop(image, top, left, height, width)
 
 
 def _contrast(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
     """Flip both ways and stretch the contrast."""
-    for change in (ImageOps.mirror, ImageOps.flip, ImageOps.autocontrast, ImageOps.equalize):
+    for change in (F.horizontal_flip, F.vertical_flip, F.autocontrast, F.equalize):
         if random_state.uniform() < 0.5:
             image = change(image)
     return image
@@ -216,6 +220,9 @@ class ImageAugmenter(BaseEstimator):
 
     Notes
     -----
+    Views are made by the functions of ``torchvision.transforms.v2``, blur and JPEG by Pillow. What
+    happens is drawn by generators of their own, so that torch's is left alone.
+
     ``DeepFakeClassifier(early_stopping=True)`` behind this sampler would set aside views of
     photographs that it trains on. Pass it photographs of its own to validate on (``X_val``), or
     use :func:`augment`, whose groups it can split by.

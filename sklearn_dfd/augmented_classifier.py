@@ -3,9 +3,11 @@
 from numbers import Integral
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, _fit_context, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter
 
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
@@ -132,23 +134,18 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         n_images = len(as_image_list(X))
         rows = np.arange((self.n_views + 1) * n_images)
         images, target, groups = (faces[name][rows] for name in ("data", "target", "groups"))
-        last, prefix = self.estimator, ""
-        if isinstance(last, Pipeline):
-            name, last = last.steps[-1]
-            prefix = f"{name}__"
-        params = {}
-        if has_fit_parameter(last, "groups"):
-            params[f"{prefix}groups"] = groups
+        metadata = {"groups": groups}
         if sample_weight is not None:
-            if not has_fit_parameter(last, "sample_weight"):
-                raise ValueError(f"{type(last).__name__} takes no sample_weight.")
             sample_weight = column_or_1d(sample_weight)
             if len(sample_weight) != n_images:
                 raise ValueError(
-                    f"sample_weight has {len(sample_weight)} values for {n_images} images."
+                    f"sample_weight has {len(sample_weight)} values for {n_images} images: pass "
+                    "one each."
                 )
-            params[f"{prefix}sample_weight"] = sample_weight[rows % n_images]
-        self.estimator_ = clone(self.estimator).fit(images, target, **params)
+            metadata["sample_weight"] = sample_weight[rows % n_images]
+        estimator = clone(self.estimator)
+        params = _requested(estimator, metadata)
+        self.estimator_ = estimator.fit(images, target, **params)
         self.classes_ = self.estimator_.classes_
         return self
 
@@ -195,9 +192,49 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         codes = self.predict_proba(X).argmax(axis=1)
         return self.classes_[codes]
 
+    def get_metadata_routing(self):
+        """Return what scikit-learn's metadata routing may pass to this classifier.
+
+        Groups and weights are routed to it where ``set_fit_request`` and ``set_score_request`` say
+        so or, where they say nothing, where its ``estimator`` asks for them.
+
+        Returns
+        -------
+        routing : MetadataRequest
+        """
+        request = super().get_metadata_routing()
+        asked = get_routing_for_object(self.estimator)
+        for method in ("fit", "score"):
+            own = getattr(request, method)
+            unset = [name for name, alias in own.requests.items() if alias is None]
+            for name in asked.consumes(method, unset):
+                own.add_request(param=name, alias=True)
+        return request
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
+
+
+def _requested(estimator, metadata):
+    """Return the metadata that a classifier's ``fit`` takes, by the names it has there.
+
+    With metadata routing the classifier at the end is made to ask: which views are of one
+    photograph must reach it, and nobody but this file knows.
+    """
+    last, prefix = estimator, ""
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        prefix = f"{name}__"
+    taken = {name for name in metadata if has_fit_parameter(last, name)}
+    if get_config()["enable_metadata_routing"]:
+        if taken:
+            last.set_fit_request(**dict.fromkeys(taken, True))
+        taken = get_routing_for_object(estimator).consumes("fit", metadata)
+        prefix = ""
+    if "sample_weight" in metadata and "sample_weight" not in taken:
+        raise ValueError(f"{type(last).__name__} takes no sample_weight: leave it out.")
+    return {f"{prefix}{name}": metadata[name] for name in taken}

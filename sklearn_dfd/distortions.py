@@ -6,8 +6,10 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageFilter
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from sklearn_dfd.decoding import MIN_SIDE, content_digest, to_rgb
 from sklearn_dfd.images import read_source
@@ -15,6 +17,7 @@ from sklearn_dfd.images import read_source
 __all__ = ["distort"]
 
 
+# torchvision has blur and JPEG for tensors alone: slower, and its blur gives other pixels.
 def _jpeg(image: Image.Image, quality: float) -> Image.Image:
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=int(quality))
@@ -39,11 +42,11 @@ def _noise(image: Image.Image, sigma: float) -> Image.Image:
 
 def _resize(image: Image.Image, factor: float) -> Image.Image:
     width, height = (max(MIN_SIDE, round(factor * side)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return F.resize(image, [height, width], InterpolationMode.BICUBIC)
 
 
 def _brightness(image: Image.Image, factor: float) -> Image.Image:
-    return ImageEnhance.Brightness(image).enhance(factor)
+    return F.adjust_brightness(image, factor)
 
 
 class Distortion(NamedTuple):

@@ -14,11 +14,10 @@ import pandas as pd
 import pytest
 import torch
 from image_files import encode, picture
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 from sklearn.base import clone
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import StratifiedKFold, cross_val_score
-from torchvision.transforms.v2 import functional as F
 
 from sklearn_dfd import MobileNetV2Features, augmentation
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
@@ -224,18 +223,23 @@ def test_many_threads_render_what_one_does(path):
             assert np.array_equal(image, alone)
 
 
-def test_contrast_is_made_of_what_torchvision_calls_so():
-    flips = [
-        PHOTO,
-        F.horizontal_flip(PHOTO),
-        F.vertical_flip(PHOTO),
-        ImageOps.flip(ImageOps.mirror(PHOTO)),
-    ]
-    tones = [*flips, *map(F.autocontrast, flips)]
-    possible = {np.array(i).tobytes() for i in [*tones, *map(F.equalize, tones)]}
+def test_contrast_is_made_of_what_pillow_calls_so():
+    flips = [PHOTO, ImageOps.mirror(PHOTO), ImageOps.flip(PHOTO), PHOTO.rotate(180)]
+    tones = [*flips, *map(ImageOps.autocontrast, flips)]
+    possible = {np.array(i).tobytes() for i in [*tones, *map(ImageOps.equalize, tones)]}
     seen = {render(View(PHOTO, seed, "contrast")).tobytes() for seed in range(60)}
     assert seen <= possible
     assert len(seen) == len(possible)
+
+
+def test_colours_are_changed_as_pillow_does():
+    expected = PHOTO
+    draws = np.random.RandomState(4)
+    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        expected = enhancer(expected).enhance(draws.uniform(0.8, 1.2))
+    actual = augmentation._recoloured(PHOTO, np.random.RandomState(4))
+    assert np.array_equal(actual, expected)
+    assert not np.array_equal(actual, PHOTO)
 
 
 def test_sharing_does_all_that_it_says(monkeypatch):

@@ -1,15 +1,19 @@
 """Tests of sklearn_dfd.augmented_classifier: views in training, both mirror images in judging."""
 
+import functools
+
 import joblib
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
-from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
+from sklearn.neighbors import KNeighborsClassifier
 
-from sklearn_dfd import MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
 from sklearn_dfd.augmentation import ImageAugmenter, View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
@@ -118,6 +122,105 @@ def test_sample_weight_of_a_view_is_that_of_its_photograph(pipe, photos):
     np.testing.assert_allclose(a, detector.predict_proba(photos.data), atol=1e-6)
 
 
+@pytest.fixture
+def received(monkeypatch):
+    """What each fit of the classifier was given."""
+    calls = []
+    fit = DeepFakeClassifier.fit
+
+    @functools.wraps(fit)
+    def watched(self, X, y, **metadata):
+        calls.append(metadata)
+        return fit(self, X, y, **metadata)
+
+    monkeypatch.setattr(DeepFakeClassifier, "fit", watched)
+    return calls
+
+
+@pytest.fixture
+def weight(photos):
+    return np.where(photos.groups % 3 == 0, 0.5, 2.0)
+
+
+@pytest.mark.parametrize("routing", [False, True])
+def test_groups_and_weights_reach_the_classifier(routing, pipe, photos, weight, received):
+    detector = AugmentedClassifier(pipe, n_views=2)
+    with config_context(enable_metadata_routing=routing):
+        detector.fit(photos.data, photos.target)
+        detector.fit(photos.data, photos.target, sample_weight=weight, groups=photos.groups)
+        # a classifier alone, without a pipeline, of what may be images to it
+        AugmentedClassifier(DummyClassifier(), n_views=1).fit(
+            photos.data, photos.target, sample_weight=weight, groups=photos.groups
+        )
+    assert set(received[0]) == {"groups"}
+    np.testing.assert_array_equal(received[0]["groups"], np.tile(np.arange(24), 3))
+    np.testing.assert_array_equal(received[1]["groups"], np.tile(photos.groups, 3))
+    np.testing.assert_array_equal(received[1]["sample_weight"], np.tile(weight, 3))
+    assert not hasattr(pipe[-1], "_metadata_request")  # asked for in the clone alone
+
+
+def asked_of_the_detector(pipe):
+    detector = AugmentedClassifier(pipe, n_views=1)
+    detector.set_fit_request(sample_weight=True, groups=True)
+    return detector.set_score_request(sample_weight=True)
+
+
+def asked_of_its_classifier(pipe):
+    pipe[-1].set_fit_request(sample_weight=True, groups=True)
+    pipe[-1].set_score_request(sample_weight=True)
+    return AugmentedClassifier(pipe, n_views=1)
+
+
+@pytest.mark.parametrize("asked", [asked_of_the_detector, asked_of_its_classifier])
+def test_search_and_cross_validation_with_routing(asked, pipe, photos, weight, received):
+    with config_context(enable_metadata_routing=True):
+        detector = asked(pipe)
+        search = GridSearchCV(detector, {"estimator__classifier__lr": [1e-4]}, cv=GroupKFold(2))
+        result = cross_validate(
+            search,
+            photos.data,
+            photos.target,
+            cv=GroupKFold(2),
+            params={"sample_weight": weight, "groups": photos.groups},
+            return_estimator=True,
+            return_indices=True,
+            error_score="raise",
+        )
+    assert len(received) == 2 * (2 + 1)
+    for call in received:
+        assert set(call) == {"sample_weight", "groups"}
+        np.testing.assert_array_equal(
+            call["sample_weight"], np.where(call["groups"] % 3 == 0, 0.5, 2.0)
+        )
+    for fitted, test, score in zip(
+        result["estimator"], result["indices"]["test"], result["test_score"], strict=True
+    ):
+        right = fitted.predict(photos.data[test]) == photos.target[test]
+        assert score == pytest.approx(np.average(right, weights=weight[test]))
+
+
+def test_cross_validation_without_routing(pipe, photos, weight, received):
+    cross_validate(
+        AugmentedClassifier(pipe, n_views=1),
+        photos.data,
+        photos.target,
+        cv=GroupKFold(2),
+        groups=photos.groups,
+        params={"sample_weight": weight, "groups": photos.groups},
+        error_score="raise",
+    )
+    assert [set(call) for call in received] == [{"sample_weight", "groups"}] * 2
+
+
+def test_metadata_that_nobody_asked_for_is_refused(pipe, photos):
+    search = GridSearchCV(AugmentedClassifier(pipe), {"n_views": [1]}, cv=GroupKFold(2))
+    with config_context(enable_metadata_routing=True):
+        with pytest.raises(UnsetMetadataPassedError, match=r"groups.* passed but are not expl"):
+            search.fit(photos.data, photos.target, groups=photos.groups)
+        search.estimator.set_fit_request(groups=False)
+        assert search.fit(photos.data, photos.target, groups=photos.groups).n_splits_ == 2
+
+
 def test_saved_and_loaded(pipe, photos, tmp_path):
     detector = AugmentedClassifier(pipe, n_views=1).fit(photos.data, photos.target)
     joblib.dump(detector, tmp_path / "detector.joblib")
@@ -150,3 +253,9 @@ def test_bad_input(pipe, photos):
     assert detector.fit(photos.data, photos.target).predict_proba(photos.data).shape == (24, 2)
     with pytest.raises(ValueError, match="sample_weight has 3 values for 24 images"):
         detector.fit(photos.data, photos.target, sample_weight=[1, 2, 3])
+    for routing in (False, True):
+        with config_context(enable_metadata_routing=routing):
+            with pytest.raises(ValueError, match="KNeighborsClassifier takes no sample_weight"):
+                AugmentedClassifier(KNeighborsClassifier(), n_views=1).fit(
+                    photos.data, photos.target, sample_weight=np.ones(24)
+                )

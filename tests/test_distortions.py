@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from image_files import encode, photo
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.distortions import DISTORTIONS, distort
@@ -48,6 +48,14 @@ def test_values_are_cut_off_never_wrapped():
     assert (distort(white, "brightness", 1.5) == 255).all()
     assert distort(white, "noise", 20).min() > 100
     assert (distort(white, "brightness", 0) == 0).all()
+
+
+def test_sizes_and_brightness_change_as_pillow_changes_them(image):
+    pil = Image.fromarray(image)
+    expected = pil.resize((48, 48), Image.Resampling.BICUBIC)
+    assert np.array_equal(distort(image, "resize", 0.5), expected)
+    expected = ImageEnhance.Brightness(pil).enhance(1.25)
+    assert np.array_equal(distort(image, "brightness", 1.25), expected)
 
 
 def test_resizing_keeps_an_image_an_image():
