@@ -1,4 +1,4 @@
-"""The comparison says which command shows a feature: each must still find a test."""
+"""The comparison says what shows each cell: a command that finds a test, a file, what was read."""
 
 import re
 from pathlib import Path
@@ -15,3 +15,16 @@ def test_commands_of_the_comparison_find_tests():
         assert re.search(rf"^def test_\w*{keyword}", code, re.MULTILINE), (file, keyword)
     for file in re.findall(r"`(sklearn_dfd/\w+\.py)`", table):
         assert (ROOT / file).exists(), file
+
+
+def test_every_cell_says_what_shows_it():
+    page = (ROOT / "docs" / "comparison.md").read_text("utf-8")
+    read = re.findall(r"^- \[(\w)\]", page, re.MULTILINE)
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    peers, features = rows[0][:-1], rows[1:]  # the first cell of the first row is empty
+    assert len(peers) == len(read) == 7 and len(features) > 10
+    for feature, *cells, ours in features:
+        assert re.search(r"`[^`]+`|\]\(\w+\.md\)", ours), (feature, ours)
+        for peer, letter, cell in zip(peers, read, cells, strict=True):
+            shown = cell == "-" or f"[{letter}]" in cell or re.search(r"`[\w/]+\.\w+`", cell)
+            assert shown, (feature, peer, cell)
