@@ -63,7 +63,7 @@ def main():
         scores = []
         for train, test in folds[: args.n_folds]:
             detector = detector_with(
-                setting, weights=args.weights, memory=store, max_epochs=args.epochs
+                setting, weights=args.weights, memory=store, n_jobs=-1, max_epochs=args.epochs
             )
             p = detector.fit(X[train], y[train]).predict_proba(X[test])[:, 1]
             scores.append([roc_auc_score(y[test], p), accuracy_score(y[test], p > 0.5)])

@@ -75,7 +75,7 @@ store = FeatureStore(args.output / "feature-cache", dtype="float16")
 
 def make(name, seed):
     """Build one of the two, not fitted."""
-    options = {"weights": args.weights, "memory": store, "random_state": seed}
+    options = {"weights": args.weights, "memory": store, "n_jobs": -1, "random_state": seed}
     if name == "the method":
         return make_deepfake_pipeline(**options)
     detector = make_deepfake_pipeline(

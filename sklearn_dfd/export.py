@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_dfd._version import __version__
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.classifier import DeepFakeClassifier
 from sklearn_dfd.decoding import load_rgb
 from sklearn_dfd.devices import own_torch_state
@@ -152,7 +153,11 @@ def _steps(pipe):
     steps = [step for _, step in pipe.steps] if isinstance(pipe, Pipeline) else []
     if [type(step) for step in steps] != [MobileNetV2Features, DeepFakeClassifier]:
         known = " and ".join(type(step).__name__ for step in steps) or type(pipe).__name__
-        hint = " Pass its best_estimator_." if hasattr(pipe, "best_estimator_") else ""
+        hint = ""
+        if hasattr(pipe, "best_estimator_"):
+            hint = " Pass its best_estimator_."
+        elif isinstance(pipe, AugmentedClassifier):
+            hint = " Pass its estimator_, which judges a photograph without its mirror image."
         raise TypeError(
             "to_onnx writes a Pipeline of MobileNetV2Features and DeepFakeClassifier, not "
             f"{known}.{hint}"

@@ -16,6 +16,7 @@ import sklearn_dfd
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
 from sklearn_dfd.decoding import load_rgb
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.export import to_onnx
 from sklearn_dfd.onnx_graph import OnnxGraph
 
@@ -182,6 +183,7 @@ def test_other_estimators_are_an_error(pipe, photos, path):
     search.best_estimator_ = pipe
     for estimator, expected in (
         (search, r"not GridSearchCV\. Pass its best_estimator_\."),
+        (AugmentedClassifier(pipe), r"not AugmentedClassifier\. Pass its estimator_, which"),
         (CalibratedClassifierCV(pipe), "not CalibratedClassifierCV"),
         (pipe["classifier"], "not DeepFakeClassifier"),
         (pipe[:1], "not MobileNetV2Features"),
