@@ -14,9 +14,9 @@ from sklearn.pipeline import make_pipeline
 
 import sklearn_dfd
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
 from sklearn_dfd.decoding import load_rgb
-from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.export import to_onnx
 from sklearn_dfd.onnx_graph import OnnxGraph
 
