@@ -78,12 +78,14 @@ def shared(directory, n_processes, n_threads, n_calls, seconds, method="spawn"):
 
 
 def _status():
+    """Resident memory, open files and threads, once those that are ending have ended."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return (
-        pages * os.sysconf("SC_PAGE_SIZE"),
-        len(os.listdir("/proc/self/fd")),
-        len(os.listdir("/proc/self/task")),
-    )
+    n_files, n_threads = [], []
+    for _ in range(20):
+        n_files.append(len(os.listdir("/proc/self/fd")))
+        n_threads.append(len(os.listdir("/proc/self/task")))
+        time.sleep(0.05)
+    return pages * os.sysconf("SC_PAGE_SIZE"), min(n_files), min(n_threads)
 
 
 def flat(n_predictions, seconds=float("inf"), memory=None):
