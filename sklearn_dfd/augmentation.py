@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from sklearn_dfd.distortions import DISTORTIONS
+from sklearn_dfd.groups import check_groups, check_groups_of_views
 from sklearn_dfd.images import ImageView, as_image_list, describe, number_by_origin
 
 __all__ = ["ImageAugmenter", "View", "augment"]
@@ -351,8 +352,8 @@ def augment(
     Raises
     ------
     TypeError, ValueError
-        If ``X`` is not a collection of images, ``y`` or ``groups`` have another length, or a
-        parameter is out of its range.
+        If ``X`` is not a collection of images, ``y`` or ``groups`` have another length, groups are
+        missing or differ for one photograph, or a parameter is out of its range.
 
     See Also
     --------
@@ -374,8 +375,8 @@ def augment(
     if groups is None:
         groups = number_by_origin(images)
     else:
-        _check_length("groups", groups, images)
-        groups = column_or_1d(groups)
+        groups = check_groups(groups, len(images), "images")
+        check_groups_of_views(images, groups)
     data, rows = _with_views(images, n_views, recipe, keep_originals, random_state)
     return Bunch(
         data=data,

@@ -10,7 +10,8 @@ from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _num_samples, column_or_1d
 
-from sklearn_dfd.images import ImageView, as_image_list, describe, number_by_origin
+from sklearn_dfd.groups import check_groups, check_groups_of_views
+from sklearn_dfd.images import ImageView, as_image_list, number_by_origin
 from sklearn_dfd.source_groups import LeakageError, check_leakage, find_source_groups
 
 __all__ = [
@@ -94,17 +95,33 @@ class OriginalsSplit(BaseCrossValidator):
         ------
         ValueError
             If lengths differ, there are views without their photograph, the splitter puts one
-            group on both sides, leaves a side empty, or leaves a class out of the training side.
+            group on both sides, leaves a side empty, leaves a class out of the training side, or
+            cannot split.
+        TypeError
+            If ``cv`` is no splitter, or ``X`` holds no images and there is no ``is_original``.
         """
         X, y, groups = _indexable(X, y, groups)
         originals, label = self._originals(X, groups)
         views = np.setdiff1d(np.arange(len(label)), originals)
-        for k, (train, test) in enumerate(self.cv.split(*_rows(originals, X, y, groups))):
+        for k, (train, test) in enumerate(self._folds(*_rows(originals, X, y, groups))):
             train, test = originals[train], originals[test]
             _check_sides(k, train, test, label, groups)
             if y is not None:
                 _check_classes(k, train, column_or_1d(y))
             yield np.concatenate([train, views[np.isin(label[views], label[train])]]), test
+
+    def _folds(self, X, y, groups):
+        """Let the splitter split, and say more where it cannot."""
+        _check_splitter(self.cv)
+        try:
+            yield from self.cv.split(X, y, groups)
+        except ValueError as error:
+            n_groups = 0 if groups is None else len(np.unique(groups))
+            what = f"in {n_groups} group(s): use fewer splits, or photographs of more groups"
+            raise ValueError(
+                f"{error} {type(self.cv).__name__} was given {_num_samples(X)} photographs, which "
+                f"are {what if n_groups else 'in no groups: pass groups'}."
+            ) from error
 
     def get_n_splits(self, X=None, y=None, groups=None):
         """Return the number of splits.
@@ -118,6 +135,7 @@ class OriginalsSplit(BaseCrossValidator):
         -------
         n_splits : int
         """
+        _check_splitter(self.cv)
         if X is None:
             return self.cv.get_n_splits(X, y, groups)
         X, y, groups = _indexable(X, y, groups)
@@ -135,11 +153,10 @@ class OriginalsSplit(BaseCrossValidator):
                     f"{error} Where X holds features of images, pass is_original to OriginalsSplit."
                 ) from None
             is_original = np.array([not isinstance(image, ImageView) for image in images])
-            origin = number_by_origin(images)
             if label is None:
-                label = origin
+                label = number_by_origin(images)
             else:
-                _check_groups_of_views(images, origin, label, groups)
+                check_groups_of_views(images, groups)
         else:
             is_original = column_or_1d(self.is_original)
             n_samples = _num_samples(X)
@@ -173,13 +190,17 @@ class OriginalsSplit(BaseCrossValidator):
 
 def _indexable(X, y, groups):
     n_samples = _num_samples(X)
-    for name, values in (("y", y), ("groups", groups)):
-        n_values = n_samples if values is None else _num_samples(values)
-        if n_values != n_samples:
-            raise ValueError(
-                f"{name} has {n_values} values for {n_samples} rows of X: pass one each."
-            )
+    n_targets = n_samples if y is None else _num_samples(y)
+    if n_targets != n_samples:
+        raise ValueError(f"y has {n_targets} values for {n_samples} rows of X: pass one each.")
+    if groups is not None:
+        groups = check_groups(groups, n_samples, "rows of X")
     return indexable(X, y, groups)
+
+
+def _check_splitter(cv):
+    if not (hasattr(cv, "split") and hasattr(cv, "get_n_splits")):
+        raise TypeError(f"cv is {cv!r}: pass a splitter, such as StratifiedGroupKFold(5).")
 
 
 def _rows(rows, X, y, groups):
@@ -188,17 +209,6 @@ def _rows(rows, X, y, groups):
 
 def _codes(values):
     return np.unique(column_or_1d(values), return_inverse=True)[1]
-
-
-def _check_groups_of_views(images, origin, label, groups):
-    """Raise where a photograph and its views are in different groups."""
-    first = np.unique(origin, return_index=True)[1][origin]
-    for row in np.flatnonzero(label != label[first]):
-        one, other = (f"row {r} ({describe(images[r])})" for r in (first[row], row))
-        raise ValueError(
-            f"{one} and {other} show one photograph, but are in groups "
-            f"{_item(groups, first[row])} and {_item(groups, row)}: give them one group."
-        )
 
 
 def _check_sides(k, train, test, label, groups):
@@ -307,9 +317,9 @@ def train_test_group_split(
         raise ValueError("Nothing to split: pass at least one array.")
     arrays = indexable(*arrays)
     n_samples = _num_samples(arrays[0])
-    for name, values in (("groups", groups), ("stratify", stratify)):
-        if values is not None and len(values) != n_samples:
-            raise ValueError(f"{name} has {len(values)} values for {n_samples} rows.")
+    groups = check_groups(groups, n_samples)
+    if stratify is not None and len(stratify) != n_samples:
+        raise ValueError(f"stratify has {len(stratify)} values for {n_samples} rows: one each.")
     sizes = [validation_size, test_size] if validation_size else [test_size]
     if sum(sizes) >= 1:
         raise ValueError(
@@ -319,7 +329,7 @@ def train_test_group_split(
     names = ["training", "validation", "test"] if validation_size else ["training", "test"]
     y = np.zeros(n_samples, dtype=int) if stratify is None else column_or_1d(stratify)
     classes, y_codes = np.unique(y, return_inverse=True)
-    group_names, group_codes = np.unique(column_or_1d(groups), return_inverse=True)
+    group_names, group_codes = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(group_names), len(classes)))
     np.add.at(counts, (group_codes, y_codes), 1)
     _check_groups(counts, group_names, classes if stratify is not None else None, names)

@@ -62,9 +62,8 @@ def _framings(mirrored: bool) -> list[_Framing]:
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """Shrink an image to a grey square, float32 of shape (side, side), values 0 to 255."""
-    grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    return np.asarray(grey, dtype=np.float32)
+    """Shrink an image to a grey square, uint8 of shape (side, side)."""
+    return np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 
 
 def matches(
@@ -74,8 +73,8 @@ def matches(
 
     Parameters
     ----------
-    first : ndarray of shape (n_first, side, side), dtype float32
-    second : ndarray of shape (n_second, side, side), dtype float32, or None
+    first : ndarray of shape (n_first, side, side), dtype uint8
+    second : ndarray of shape (n_second, side, side), dtype uint8, or None
         None to compare those of `first` with each other.
     mirrored : bool
         Whether the mirror images of `first` count, too.
@@ -105,7 +104,13 @@ def _candidates(
     of_second: dict[_Box, np.ndarray] = {}
     for framing in framings:
         if framing.of_second not in of_second:
-            of_second[framing.of_second] = _coarse(_part(second, framing.of_second))
+            # in parts: enlarged, 100,000 thumbnails take a gigabyte
+            of_second[framing.of_second] = np.concatenate(
+                [
+                    _coarse(_part(second[at], framing.of_second))
+                    for at in gen_batches(len(second), _ROWS_AT_ONCE)
+                ]
+            )
     n_neighbors = min(_N_NEIGHBORS, len(second) - within)
     if not n_neighbors:
         return
@@ -134,10 +139,10 @@ def _candidates(
 
 
 def _part(thumbs: np.ndarray, box: _Box, mirrored: bool = False) -> np.ndarray:
-    """Enlarge a part of each thumbnail to the size of the whole."""
+    """Enlarge a part of each thumbnail to the size of the whole, float32."""
     top, bottom, left, right = box
     columns = _interpolation(left, right)[:: -1 if mirrored else 1]
-    return _interpolation(top, bottom) @ thumbs @ columns.T
+    return _interpolation(top, bottom) @ thumbs.astype(np.float32) @ columns.T
 
 
 def _interpolation(start: float, stop: float) -> np.ndarray:

@@ -408,6 +408,12 @@ def test_augmenter_keeps_arrays_and_the_type_of_y():
         (lambda: augment(PATHS, n_views=0), ValueError, "'n_views' parameter"),
         (lambda: augment(PATHS, [0, 1]), ValueError, "y has 2 values for 3 images"),
         (lambda: augment(PATHS, groups=[0, 1]), ValueError, "groups has 2 values for 3 images"),
+        (lambda: augment(PATHS, groups=[0, 1, np.nan]), ValueError, "groups has no label in row 2"),
+        (
+            lambda: augment([*PATHS, View("a.jpg", 0)], groups=[0, 1, 2, 3]),
+            ValueError,
+            r"row 0 \('a\.jpg'\) and row 3 \(view of 'a\.jpg'\) show one photograph, but are in gr",
+        ),
         (lambda: augment(np.zeros((3, 5))), ValueError, "looks like features"),
     ],
 )

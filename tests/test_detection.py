@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, GroupKFold
 
 from sklearn_dfd import detect, detection, extraction, make_deepfake_pipeline
+from sklearn_dfd.augmentation import View
 from sklearn_dfd.datasets import make_spliced_photos
 
 
@@ -65,6 +66,14 @@ def test_a_row_for_each_image(pipe, files):
             assert table["verdict"][row] == f"not judged: {table['error'][row]}"
         else:
             assert table["verdict"][row].endswith(f" {table['label'][row]}")
+
+
+def test_views_are_judged_like_images(pipe, files):
+    table = detect(pipe, [View(files[0], 0, "mirrored"), View(files[1], 0)])
+    mirrored = np.array(Image.open(files[0]))[:, ::-1]
+    assert table["probability"][0] == pytest.approx(pipe.predict_proba([mirrored])[0, 1])
+    assert table["path"][1] == f"view of '{files[1]}'"
+    assert table["verdict"][1] == "not judged: the file does not exist"
 
 
 def test_chunks_change_nothing(pipe, files, monkeypatch):

@@ -19,7 +19,7 @@ from sklearn.preprocessing import FunctionTransformer
 from torchvision_reference import torchvision_model
 
 from sklearn_dfd import make_deepfake_pipeline
-from sklearn_dfd.augmentation import ImageAugmenter
+from sklearn_dfd.augmentation import ImageAugmenter, View
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.images import ImageError
 from sklearn_dfd.inspection import GradCAMDisplay
@@ -182,6 +182,10 @@ def test_what_cannot_be_explained(pipe, photos, tmp_path):
         explain(pipe, "a.jpg")
     with pytest.raises(ImageError, match=r"2 of 3 images .*row 0 .*absent.*row 2 "):
         explain(pipe, [tmp_path / "absent.png", X[0], b"no image"])
+    with pytest.raises(
+        ImageError, match=r"row 1 \(view of '.*absent\.png'\): the file does not ex"
+    ):
+        explain(pipe, [X[0], View(tmp_path / "absent.png", 0)])
 
 
 @pytest.mark.parametrize(

@@ -144,10 +144,24 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
         ({"cv": KFold(5), "X": TWICE}, r"on row 24 and tests on row 0, which show one photograph"),
         (
             {"cv": GroupKFold(4), "groups": np.zeros(N)},
-            r"number of splits n_splits=4 greater than the number of groups: 1",
+            r"number of splits n_splits=4 greater than the number of groups: 1\. GroupKFold was "
+            r"given 24 photographs, which are in 1 group\(s\): use fewer splits, or photographs of",
         ),
-        ({"cv": GroupKFold(10), "groups": GROUPS}, "greater than the number of groups: 8"),
-        ({"cv": GroupKFold(4)}, "'groups' parameter should not be None"),
+        (
+            {"cv": GroupKFold(10), "groups": GROUPS},
+            r"greater than the number of groups: 8\. .* in 8 group\(s\): use fewer splits",
+        ),
+        ({"cv": StratifiedGroupKFold(10), "groups": GROUPS}, r"in 8 group\(s\): use fewer spl"),
+        ({"cv": LeaveOneGroupOut(), "groups": np.zeros(N)}, r"in 1 group\(s\): use fewer splits"),
+        (
+            {"cv": GroupKFold(4)},
+            "'groups' parameter should not be None.* in no groups: pass",
+        ),
+        ({"cv": StratifiedGroupKFold(4)}, "which are in no groups: pass groups"),
+        (
+            {"cv": StratifiedGroupKFold(4), "groups": np.where(GROUPS == 5, np.nan, GROUPS)},
+            r"groups has no label in row \d+ \(nan\): give what stands by itself",
+        ),
         (
             {"cv": GroupKFold(4), "groups": GROUPS[1:]},
             "groups has 23 values for 24 rows of X: pass",
@@ -183,6 +197,15 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
 def test_what_cannot_be_split(arguments, message):
     with pytest.raises(ValueError, match=message):
         split_all(**arguments)
+
+
+@pytest.mark.parametrize("cv", [5, None])
+def test_what_is_no_splitter(cv):
+    message = f"cv is {cv}: pass a splitter, such as StratifiedGroupKFold"
+    with pytest.raises(TypeError, match=message):
+        split_all(cv, groups=GROUPS)
+    with pytest.raises(TypeError, match=message):
+        OriginalsSplit(cv).get_n_splits()
 
 
 @pytest.mark.parametrize("side", ["training", "test"])
@@ -367,6 +390,8 @@ def test_as_many_groups_as_sides():
     [
         ({"groups": [1, 2]}, "groups has 2 values for 6 rows"),
         ({"stratify": [1, 2]}, "stratify has 2 values for 6 rows"),
+        ({"groups": [1, 1, 2, 2, 3, None]}, r"groups has no label in row 5 \(None\)"),
+        ({"groups": np.ones((6, 2))}, r"groups is an array of shape \(6, 2\): pass one label"),
         ({"groups": [1] * 6}, r"1 groups for 2 sides \(training, test\)"),
         (
             {"groups": [1, 1, 1, 2, 2, 2], "validation_size": 0.2},

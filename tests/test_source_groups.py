@@ -2,12 +2,15 @@
 
 import io
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_images
 
+from sklearn_dfd import thumbnails
+from sklearn_dfd.augmentation import View
 from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.images import ImageError
 from sklearn_dfd.source_groups import (
@@ -143,6 +146,20 @@ def test_n_jobs_and_order_change_nothing(photos):
     assert both == set(map(tuple, pairs.tolist()))
 
 
+def test_memory_grows_with_images_not_with_pairs():
+    rng = np.random.default_rng(0)
+    peaks = []
+    for n in (4000, 8000):
+        thumbs = rng.integers(256, size=(n // 2, 12, 12), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+        thumbs = np.concatenate([thumbs, thumbs])  # so that the first block finds some
+        tracemalloc.start()
+        next(thumbnails._candidates(thumbs, thumbs, thumbnails._framings(False)[:2], within=True))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2.5 * peaks[0]
+    assert peaks[1] < 4 * 8000**2 / 2  # half of a matrix of all pairs
+
+
 def test_threshold(photos):
     X = [*photos, *edits_of(photos, all_at_once)]
     n_pairs = [len(find_copies(X, threshold=threshold)[0]) for threshold in (0.5, 0.89, 0.99)]
@@ -199,6 +216,12 @@ def test_bad_input(photos, tmp_path):
     assert [row for row, _, _ in e.value.failures] == [0, 2]
     assert "broken.jpg" in str(e.value)
     assert "absent.jpg" in str(e.value)
+    view = View(str(tmp_path / "absent.jpg"), 0)
+    message = r"row 1 \(view of '.*absent\.jpg'\): the file does not exist.* Repair or remove them"
+    with pytest.raises(ImageError, match=message):
+        find_source_groups([photos[0], view])
+    with pytest.raises(ImageError, match=message):
+        check_leakage(photos[:1], [photos[1], view])
 
 
 def test_real_faces(real_faces):
