@@ -17,7 +17,8 @@ from sklearn_dfd.decoding import check_header, content_digest, load_rgb
 from sklearn_dfd.feature_store import IN_PROCESS, new_owner, row_key
 from sklearn_dfd.images import read_source
 
-_CHUNK = 64  # images surveyed, claimed and kept together
+_CHUNK = 64  # images surveyed and claimed together
+_KEPT_TOGETHER = 16  # images a transaction: what a kill may cost, beside the batches ahead
 _BATCHES_AHEAD = 16
 _POLL_SECONDS = 0.05
 _IMAGE_PROBLEMS = (OSError, ValueError, TypeError)
@@ -122,7 +123,7 @@ class Extraction:
                     time.sleep(_POLL_SECONDS)
                 else:
                     break
-                if len(claimed) >= _CHUNK or not running:
+                if len(claimed) >= _KEPT_TOGETHER or not running:
                     # also before waiting: others may wait for these
                     self._keep(done)
                     self._release(claimed)
