@@ -54,7 +54,8 @@ fuzz: .venv/dev  ## FILES mutated image files
 
 audit: .venv/dev  ## known vulnerabilities of what is installed; needs the network
 	$(BIN)/python -m pip install -q pip-audit
-	$(BIN)/python -m pip_audit --skip-editable
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+.*//' > .venv/frozen.txt
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r .venv/frozen.txt
 
 clean:
 	rm -rf .venv output examples/output docs/_build docs/api docs/auto_examples .pytest_cache .mypy_cache .ruff_cache

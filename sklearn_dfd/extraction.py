@@ -17,8 +17,9 @@ from sklearn_dfd.decoding import RawImage, check_header, content_digest, load_rg
 from sklearn_dfd.feature_store import IN_PROCESS, new_owner, row_key
 from sklearn_dfd.images import read_source
 
-_CHUNK = 64  # images surveyed, claimed and kept together
+_CHUNK = 64  # images surveyed and claimed together
 _SLICE = 8  # of these, looked at by a thread in one go: a task costs as much as a look
+_KEPT_TOGETHER = 16  # images a transaction: what a kill may cost, beside the batches ahead
 _BATCHES_AHEAD = 16
 _HELD_BYTES = 2**27  # of files that were surveyed: beyond it they are read again to be decoded
 _POLL_SECONDS = 0.05
@@ -142,7 +143,7 @@ class Extraction:
                     time.sleep(_POLL_SECONDS)
                 else:
                     break
-                if len(claimed) >= _CHUNK or not running:
+                if len(claimed) >= _KEPT_TOGETHER or not running:
                     # also before waiting: others may wait for these
                     self._keep(done)
                     self._release(claimed)

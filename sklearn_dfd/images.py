@@ -10,6 +10,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -310,6 +311,7 @@ def read_all(
     images: Sequence[Any] | np.ndarray,
     read: Callable[[RawImage], Any],
     rows: Iterable[int] | None = None,
+    apply: Callable[[Callable, Iterable], Iterable] = map,
 ) -> list[Any]:
     """Fetch and read images, with one error for all of them that cannot be used.
 
@@ -321,6 +323,8 @@ def read_all(
         From what `read_source` returns to anything, as `decoding.to_rgb`.
     rows : iterable of int, default=None
         Which of the images; None for all.
+    apply : callable, default=map
+        Applies a function to each item as `map` does: the ``map`` of an executor, say.
 
     Returns
     -------
@@ -332,15 +336,23 @@ def read_all(
     ImageError
         If images cannot be used.
     """
-    done, failures = [], []
-    for row in range(len(images)) if rows is None else rows:
-        try:
-            done.append(read(read_source(images[row])))
-        except (OSError, ValueError, TypeError) as error:
-            failures.append((row, describe(images[row]), str(error)))
+    rows = range(len(images)) if rows is None else list(rows)
+    results = list(apply(partial(_read_or_fault, read), (images[row] for row in rows)))
+    failures = [
+        (row, describe(images[row]), fault)
+        for row, (_, fault) in zip(rows, results, strict=True)
+        if fault is not None
+    ]
     if failures:
         raise ImageError(failures, len(images), hint="Repair them, or leave them out.")
-    return done
+    return [done for done, _ in results]
+
+
+def _read_or_fault(read: Callable[[RawImage], Any], source: Any) -> tuple[Any, str | None]:
+    try:
+        return read(read_source(source)), None
+    except (OSError, ValueError, TypeError) as error:
+        return None, str(error)
 
 
 def _read_file(path: str | os.PathLike) -> bytes:

@@ -4,7 +4,7 @@ Grey thumbnails are compared location by location: an edit that replaces a mouth
 outline and background where they were, while two people who look alike agree nowhere exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,8 +14,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.utils._param_validation import Interval, validate_params
 
-from sklearn_dfd.decoding import content_digest, to_rgb
-from sklearn_dfd.images import ImageError, as_image_list, describe, read_source
+from sklearn_dfd.decoding import RawImage, content_digest, to_rgb
+from sklearn_dfd.images import as_image_list, describe, read_all
 from sklearn_dfd.thumbnails import matches, thumbnail
 
 __all__ = ["LeakageError", "check_leakage", "find_copies", "find_source_groups"]
@@ -296,21 +296,13 @@ def _linked(
 
 def _read(images: Sequence[Any] | np.ndarray, parallel: Parallel) -> tuple[np.ndarray, list[bytes]]:
     """Read each image once: its thumbnail, and the digest of its content."""
-    read = parallel(delayed(_thumbnail_or_fault)(image) for image in images)
-    failures = [
-        (row, describe(images[row]), fault)
-        for row, fault in enumerate(read)
-        if isinstance(fault, str)
-    ]
-    if failures:
-        raise ImageError(failures, len(images), hint="Repair or remove them.")
-    thumbs, digests = zip(*read, strict=True)
+
+    def in_threads(call: Callable, sources: Iterable) -> Iterable:
+        return parallel(delayed(call)(source) for source in sources)
+
+    thumbs, digests = zip(*read_all(images, _thumbnail_and_digest, apply=in_threads), strict=True)
     return np.stack(thumbs), list(digests)
 
 
-def _thumbnail_or_fault(source: Any) -> tuple[np.ndarray, bytes] | str:
-    try:
-        raw = read_source(source)
-        return thumbnail(to_rgb(raw)), content_digest(raw)
-    except (OSError, TypeError, ValueError) as error:
-        return str(error)
+def _thumbnail_and_digest(raw: RawImage) -> tuple[np.ndarray, bytes]:
+    return thumbnail(to_rgb(raw)), content_digest(raw)

@@ -18,12 +18,12 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features
-from sklearn_dfd.extraction import _BATCHES_AHEAD, _CHUNK
+from sklearn_dfd.extraction import _BATCHES_AHEAD, _KEPT_TOGETHER
 from sklearn_dfd.feature_store import FeatureStore
 
 N_IMAGES = 300
 #: Images that a kill may cost: those of a transaction, and the batches ahead of it.
-REMAINDER = _CHUNK + _BATCHES_AHEAD * 4
+REMAINDER = _KEPT_TOGETHER + _BATCHES_AHEAD * 4
 PATIENCE = 300  # seconds for one run, on a machine that has much else to do
 
 

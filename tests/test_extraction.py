@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -478,7 +478,7 @@ def test_killed_halfway(files, pixels, tmp_path, start_child):
     output, _ = child.communicate(timeout=PATIENCE)
     assert child.returncode == -signal.SIGKILL
     n_kept = store.info()["n_rows"]
-    assert 64 <= n_kept <= int(["100", *output.split()][-1]) + 4  # not kept: one chunk, at most
+    assert 64 <= n_kept <= int(["100", *output.split()][-1]) + 4
     with ThreadPoolExecutor(1) as pool:
         survey = Extraction(files, WIDTH, RECIPE, store, pool)
         survey.survey()
@@ -717,6 +717,36 @@ def test_files_that_are_held_are_not_read_again(held, n_read, files, monkeypatch
     job = extract(files[:80], rows_of, store)
     assert len(read) == n_read
     assert store.info()["n_rows"] == 80 and not job._held
+
+
+class AtOnce(Executor):
+    """Does all that it is given before anything is fetched: the most that can be ahead."""
+
+    def submit(self, call, /, *args):
+        future = Future()
+        future.set_result(call(*args))
+        return future
+
+    def map(self, *args):
+        return map(*args)
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(1, 32), (4, 80), (64, 64 * 17)])
+def test_what_a_kill_at_the_worst_moment_costs(batch_size, most):
+    """The bound that docs/reliability.md names."""
+    pixels, network, costs = make_pixels(2 * most), Network(), []
+    store = MemoryStore(10**9)
+
+    def run(pixels):
+        rows = network(pixels)
+        costs.append(len(network.seen) - store.info()["n_rows"])
+        return rows
+
+    work = Extraction(pixels, WIDTH, RECIPE, store, AtOnce())
+    work.survey()
+    work.compute(run, SIDE, batch_size, go_on=False)
+    assert len(network.seen) == 2 * most
+    assert most / 2 < max(costs) <= most
 
 
 def test_rows_are_kept_as_the_work_goes_on(store):

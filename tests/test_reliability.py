@@ -1,11 +1,13 @@
 """What the package withstands: short runs of what `make soak` does for an hour."""
 
+import io
 import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +23,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import encode, picture
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 from sklearn.base import clone
 
 import sklearn_dfd
-from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, decoding, feature_store
+from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, decoding, feature_store, net
 from sklearn_dfd.datasets import load_image_folder
 from sklearn_dfd.decoding import check_header, load_rgb, to_rgb
 from sklearn_dfd.extraction import Extraction
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore
 from sklearn_dfd.images import ImageError, as_image_list
+from sklearn_dfd.tail import Tail
 
 SEEDS = hostile.seeds()
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
@@ -185,6 +188,67 @@ def test_bad_files_are_named_by_both(folder, kind):
     with pytest.warns(UserWarning, match=r"bad\\none\.jpg"):
         rows = features(on_error="nan").fit_transform([good, path])
     assert np.isfinite(rows[0]).all() and np.isnan(rows[1]).all()
+
+
+@contextmanager
+def somebody_else():
+    """Work as a user whom permissions bind; the root of a container is not."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)  # nobody
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@posix
+def test_files_without_permission():
+    with tempfile.TemporaryDirectory() as directory:  # since those of pytest are its user's alone
+        folder = Path(directory)
+        folder.chmod(0o755)
+        for target in ("fake", "real"):
+            (folder / target).mkdir()
+            (folder / target / "good.png").write_bytes(SEEDS["PNG"])
+        closed = folder / "real" / "closed.png"
+        closed.write_bytes(SEEDS["PNG"])
+        closed.chmod(0)
+        files = [folder / "real" / "good.png", closed]
+        expected = features().fit_transform(files[:1])
+        with somebody_else():
+            with pytest.raises(ImageError, match=r"closed\.png.*no permission"):
+                load_image_folder(folder)
+            with pytest.raises(ImageError, match=r"row 1 .*closed\.png.*no permission"):
+                features().fit_transform(files)
+            with pytest.warns(UserWarning, match=r"row 1 .*closed\.png.*no permission"):
+                rows = features(on_error="nan").fit_transform(files)
+        np.testing.assert_array_equal(rows[:1], expected)
+        assert np.isnan(rows[1]).all()
+        (folder / "real").chmod(0)
+        with somebody_else():
+            with pytest.raises(ImageError, match=r"row 0 .*good\.png.*no permission"):
+                features().fit_transform(files[:1])
+            with pytest.raises(PermissionError):  # not a class of no images
+                load_image_folder(folder)
+        (folder / "real").chmod(0o755)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_turned_photograph_with_a_profile_gives_the_features_of_the_upright_one(file_format):
+    """By EXIF, as cameras turn them, and with a profile, which is ignored."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB", 5000)).tobytes()
+    photo = Image.fromarray(picture(40, 56)).resize((112, 80), Image.Resampling.BICUBIC)
+    bare = encode(photo, file_format)
+    dressed = encode(photo, file_format, exif=exif, icc_profile=profile)
+    with Image.open(io.BytesIO(dressed)) as image:
+        assert image.info["icc_profile"] == profile
+    stored = np.asarray(to_rgb(bare))
+    upright, lying = features().fit_transform([np.rot90(stored, -1), stored])
+    np.testing.assert_array_equal(features().fit_transform([dressed])[0], upright)
+    assert np.abs(upright - lying).max() > 0.1
 
 
 @posix
@@ -420,6 +484,21 @@ def test_step_that_spoils_the_weights_is_found_at_the_end_of_the_epoch(rows):
     assert not hasattr(head, "net_")
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_predictions_do_not_depend_on_the_size_of_batches(batch_size, tail, rows, monkeypatch):
+    p, sizes = tail.predict_proba(rows[0]), []
+    forward = Tail.forward
+
+    def counted(self, X, *args, **kwargs):
+        sizes.append(len(X))
+        return forward(self, X, *args, **kwargs)
+
+    monkeypatch.setattr(Tail, "forward", counted)
+    monkeypatch.setattr(net, "EVALUATION_BATCH_SIZE", batch_size)
+    np.testing.assert_allclose(tail.predict_proba(rows[0]), p, rtol=0, atol=1e-5)
+    assert max(sizes) == min(batch_size, 130)
+
+
 def test_predictions_do_not_depend_on_the_number_of_threads(tail, rows):
     p = tail.predict_proba(rows[0])
     for n_threads in (1, 3):
@@ -444,27 +523,35 @@ from sklearn_dfd import make_deepfake_pipeline
 warnings.simplefilter("error")
 images = np.random.default_rng(0).integers(0, 256, (16, 40, 40, 3), dtype=np.uint8)
 y = np.array(["real", "fake"])[np.arange(16) % 2]
-memory, n_jobs = sys.argv[1] or None, int(sys.argv[2])
+memory, n_jobs, n_jobs_of_search = sys.argv[1] or None, int(sys.argv[2]), int(sys.argv[3])
 pipe = make_deepfake_pipeline(17, weights=None, image_size=32, memory=memory, n_jobs=n_jobs,
                               hidden_layer_sizes=(4,), max_epochs=1, random_state=0, device="cpu")
 grid = {"classifier__lr": [1e-4, 1e-3]}
-search = GridSearchCV(pipe, grid, cv=2, error_score="raise").fit(images, y)
+search = GridSearchCV(pipe, grid, cv=2, error_score="raise", n_jobs=n_jobs_of_search)
+search.fit(images, y)
 p = search.predict_proba(images)
 print(hashlib.sha256(p.tobytes() + search.cv_results_["mean_test_score"].tobytes()).hexdigest())
 """
 
 
-def test_same_result_whatever_the_hash_seed_the_store_and_the_threads(tmp_path):
+def test_same_result_whatever_the_hash_seed_the_store_and_n_jobs(tmp_path):
     root = str(Path(sklearn_dfd.__file__).parents[1])
     digests = set()
-    for hash_seed, memory, n_jobs in [
-        ("0", "", 1),
-        ("1", str(tmp_path), 2),
-        ("7", str(tmp_path), 1),
+    for hash_seed, memory, n_jobs, n_jobs_of_search in [
+        ("0", "", 1, 1),
+        ("1", str(tmp_path), 2, 1),
+        ("7", str(tmp_path), 1, 1),  # all found
+        ("2", str(tmp_path / "another"), 1, 2),
     ]:
         done = subprocess.run(
-            [sys.executable, "-c", FIT, memory, str(n_jobs)],
-            env={**os.environ, "PYTHONPATH": root, "PYTHONHASHSEED": hash_seed},
+            [sys.executable, "-c", FIT, memory, str(n_jobs), str(n_jobs_of_search)],
+            # the workers of a search have their share of the cores, and others round differently
+            env={
+                **os.environ,
+                "PYTHONPATH": root,
+                "PYTHONHASHSEED": hash_seed,
+                "OMP_NUM_THREADS": "1",
+            },
             capture_output=True,
             text=True,
             timeout=300,
