@@ -44,6 +44,21 @@ the ratio that would then be:
 600 x 600 pixels a second decoded, each on all cores.
 
 {table}
+
+## What stands in the way
+
+- **Features.** The trunk is products of matrices, run by onnxruntime (or torch) at the rate of its
+  library; what is left is decoding and resizing, which is Pillow's work for all contenders alike,
+  and the larger the file, the more of the time it takes. Resizing by another library would be
+  faster, and change pixels.
+- **onnxruntime alone** is the same network by the same library. The package does more around it:
+  before the first image is computed each file is read, hashed and its header checked, so that a
+  bad one shows at once and a known one is not computed.
+- **Training** runs the same convolutions by the same library as the notebook's loop. What the
+  package adds is the order of the maps, BatchNorm and its activation in half the memory, batches
+  that are sliced, and a heap that is kept. The limit's ratio is what would be left if a step were
+  nothing but products of matrices; where it is below a target, no program reaches that on this
+  machine.
 """
 
 
