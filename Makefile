@@ -4,8 +4,9 @@ BIN := .venv/bin
 WEIGHTS ?= imagenet
 MINUTES ?= 60
 FILES ?= 100000
+VERSIONLESS := comparison docs examples mobilenet packaging reliability site tail
 
-.PHONY: demo test lint docs bench soak fuzz audit clean
+.PHONY: demo test test-oldest lint docs bench soak fuzz audit clean
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,6 +23,22 @@ demo: .venv/demo  ## spliced photographs -> cross-validated, tuned, saved detect
 
 test: .venv/dev  ## the whole test suite, with line coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+# Over .venv, whose torch and test tools it sees: all else that users install, at its lower bound.
+.oldest/done: pyproject.toml .venv/dev
+	$(BIN)/python -m venv --clear .oldest
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.oldest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	grep -o '"[a-z][a-z-]*>=[0-9.]*"' pyproject.toml | grep -v torch | tr -d '"' | sed 's/>=/==/' \
+	  > .oldest/bounds.txt
+	.oldest/bin/python -m pip install -q -c .oldest/bounds.txt \
+	  -e ".[distributed,explain,onnx,plot,skops,table]"
+	touch $@
+
+# Left out is what no version of these packages decides. What old ones warn of in new ones is theirs.
+test-oldest: .oldest/done  ## the tests with the oldest packages that pyproject.toml allows
+	.oldest/bin/python -m pytest -q -m "not slow and not browser" -W default::DeprecationWarning \
+	  $(patsubst %,--ignore=tests/test_%.py,$(VERSIONLESS)) tests
 
 lint: .venv/dev  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -58,4 +75,4 @@ audit: .venv/dev  ## known vulnerabilities of what is installed; needs the netwo
 	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r .venv/frozen.txt
 
 clean:
-	rm -rf .venv output examples/output docs/_build docs/api docs/auto_examples .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .oldest output examples/output docs/_build docs/api docs/auto_examples .pytest_cache .mypy_cache .ruff_cache

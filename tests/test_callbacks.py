@@ -5,12 +5,14 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.fixes import parse_version
 
 from sklearn_dfd import DeepFakeClassifier, make_deepfake_pipeline
 from sklearn_dfd.callbacks import NoCallbacks, training_data
@@ -325,6 +327,12 @@ def test_no_callbacks_never_stop():
     task = NoCallbacks()
     epoch = task.subcontext(task_name="epoch").call_on_fit_task_begin(estimator=None, X=None)
     assert not epoch.call_on_fit_task_end(estimator=None, reconstruction_attributes={})
+
+
+def test_callbacks_are_there_from_scikit_learn_1_9_on():
+    """So that no test of them is skipped where there is something to test."""
+    from_1_9_on = parse_version(sklearn.__version__) >= parse_version("1.9")
+    assert hasattr(DeepFakeClassifier, "set_callbacks") == from_1_9_on
 
 
 WITHOUT_SKLEARN_CALLBACK = """

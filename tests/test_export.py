@@ -1,4 +1,4 @@
-"""One ONNX file says what ``predict_proba`` says, whatever the size of the images."""
+"""A file for another runtime says what ``predict_proba`` says."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
@@ -17,7 +18,7 @@ from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_p
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
 from sklearn_dfd.decoding import load_rgb
-from sklearn_dfd.export import to_onnx
+from sklearn_dfd.export import to_executorch, to_onnx
 from sklearn_dfd.onnx_graph import OnnxGraph
 
 onnx = pytest.importorskip("onnx")
@@ -175,10 +176,44 @@ def test_int8_is_smaller_and_near(pipe, photos, path, tmp_path, caplog):
     assert json.loads(metadata["classes"]) == ["genuine", "spliced"]
 
 
+# ---- ExecuTorch ----
+
+
+@pytest.fixture
+def executorch():
+    """Its runtime. It warns of its own use of what other packages deprecate."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("executorch.exir")
+        yield pytest.importorskip("executorch.runtime")
+
+
+@pytest.mark.parametrize("layer", [15, "pool"])
+def test_probabilities_of_executorch(executorch, layer, photos, weights_file, tmp_path):
+    pipe = fitted(layer, weights_file, photos, photos.target_names[photos.target])
+    expected = pipe.predict_proba(photos.data[:6])
+    assert np.ptp(expected[:, 1]) > 1e-3
+    path = tmp_path / "detector.pte"
+    to_executorch(pipe, path)
+    program = executorch.Runtime.get().load_program(path)
+    forward = program.load_method("forward")
+    for image, wanted in zip(photos.data[:6], expected, strict=True):
+        (probabilities,) = forward.execute([torch.as_tensor(load_rgb(image, 64)[np.newaxis])])
+        np.testing.assert_allclose(probabilities.numpy(), [wanted], rtol=0, atol=1e-4)
+    said = {
+        name: program.load_method(name).execute([]) for name in program.method_names - {"forward"}
+    }
+    assert json.loads(said["classes"][0]) == ["genuine", "spliced"]
+    assert said["layer"] == [str(layer)] and said["image_size"] == ["64"]
+    assert said["fingerprint"] == [pipe["features"].fingerprint_]
+    np.testing.assert_array_equal(pipe.predict_proba(photos.data[:6]), expected)
+
+
 # ---- what cannot be written ----
 
 
-def test_other_estimators_are_an_error(pipe, photos, path):
+@pytest.mark.parametrize("write", [to_onnx, to_executorch])
+def test_other_estimators_are_an_error(pipe, photos, path, write):
     search = GridSearchCV(pipe, {"classifier__lr": [1e-3]})
     search.best_estimator_ = pipe
     for estimator, expected in (
@@ -189,22 +224,27 @@ def test_other_estimators_are_an_error(pipe, photos, path):
         (pipe[:1], "not MobileNetV2Features"),
     ):
         with pytest.raises(TypeError, match=expected):
-            to_onnx(estimator, path)
+            write(estimator, path)
     with pytest.raises(NotFittedError):
-        to_onnx(make_deepfake_pipeline(weights=None), path)
+        write(make_deepfake_pipeline(weights=None), path)
     assert not path.exists()
 
 
-def test_bfloat16_is_an_error(pipe, path):
+@pytest.mark.parametrize("write", [to_onnx, to_executorch])
+def test_bfloat16_is_an_error(pipe, path, write):
     pipe["features"].set_params(precision="bfloat16")
     try:
         with pytest.raises(ValueError, match="computes in bfloat16"):
-            to_onnx(pipe, path)
+            write(pipe, path)
     finally:
         pipe["features"].set_params(precision="float32")
 
 
-def test_without_onnx_the_error_says_what_to_install(pipe, path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ImportError, match=r'pip install "sklearn-dfd\[onnx\]"'):
-        to_onnx(pipe, path)
+@pytest.mark.parametrize(("write", "package"), [(to_onnx, "onnx"), (to_executorch, "executorch")])
+def test_without_the_package_the_error_says_what_to_install(
+    pipe, path, monkeypatch, write, package
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf'{package} is needed .* pip install "sklearn-dfd\[{package}\]"'
+    with pytest.raises(ImportError, match=message):
+        write(pipe, path)
