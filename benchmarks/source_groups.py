@@ -1,0 +1,66 @@
+"""Time and memory of the search for copies among very many images.
+
+    python benchmarks/source_groups.py --data DIR
+    python benchmarks/source_groups.py --n-images 100000 --n-compared 512
+
+The first times `find_source_groups` on photographs. In the second thumbnails are made up, so that
+no 100,000 files are needed: measured is what `find_source_groups` does after reading the images.
+It compares 512 images with all at a time, so that the memory of one such block is that of the whole
+search.
+"""
+
+import argparse
+import resource
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+from joblib import Parallel
+
+from sklearn_dfd.source_groups import find_source_groups
+from sklearn_dfd.thumbnails import matches
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--data", type=Path, help="folder with photographs in sub-folders")
+parser.add_argument("--n-images", type=int, default=100_000)
+parser.add_argument("--n-compared", type=int, help="how many of them to compare with all")
+parser.add_argument("--n-jobs", type=int, default=1)
+args = parser.parse_args()
+n, n_compared = args.n_images, args.n_compared or args.n_images
+
+if args.data:
+    paths = sorted(path for path in args.data.glob("*/*") if path.is_file())
+    start = process_time()
+    groups = find_source_groups(paths, n_jobs=args.n_jobs)
+    seconds = process_time() - start
+    print(f"{len(paths):,} photographs, {len(set(groups)):,} groups: {seconds:.0f} s of CPU time")
+    raise SystemExit
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+
+
+# Blobs of 6 pixels; the later half are edits of the earlier one, a quarter of each replaced.
+rng = np.random.default_rng(0)
+half = n // 2
+thumbs = rng.integers(20, 236, (2 * half, 8, 8), dtype=np.uint8)
+thumbs[half:] = thumbs[:half]
+thumbs[half:, 4:, :4] = rng.integers(20, 236, (half, 4, 4), dtype=np.uint8)
+thumbs = thumbs.repeat(6, axis=1).repeat(6, axis=2)
+before, start = peak(), process_time()
+found = set()
+for i, j, similarity in matches(
+    thumbs[:n_compared], thumbs, False, Parallel(args.n_jobs, "threading")
+):
+    near = similarity >= 0.89
+    found.update(zip(i[near].tolist(), j[near].tolist(), strict=True))
+seconds = process_time() - start
+edited = [(row, row + half) for row in range(min(n_compared, half))]
+others = sum(i != j and abs(i - j) != half for i, j in found)
+print(
+    f"{n_compared:,} of {2 * half:,} thumbnails compared with all: {seconds:.0f} s of CPU time\n"
+    f"peak memory {peak():.2f} GiB ({before:.2f} before the search); a matrix of all pairs would "
+    f"take {4 * (2 * half) ** 2 / 2**30:.2f} GiB\n"
+    f"edits found: {np.mean([pair in found for pair in edited]):.3f}; false links: {others}"
+)
