@@ -9,7 +9,7 @@ from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.classifier import DeepFakeClassifier
 from sklearn_dfd.features import MobileNetV2Features
 
-# what the method does not say itself; by measurement: docs/what_did_not_help.md
+# by measurement: docs/real_and_fake_faces.md, benchmarks/settings.py
 _PRESETS: dict[str | None, dict[str, Any]] = {
     None: {"layer": 15},
     "accurate": {
@@ -46,7 +46,7 @@ def make_deepfake_pipeline(
         or what the preset says.
 
     preset : {"accurate"}, default=None
-        ``"accurate"`` takes about fifty times as long to train and tells more apart: cut at block
+        ``"accurate"`` takes about ten times as long to train and tells more apart: cut at block
         10, it trains on eight views of each photograph beside it, with smoothed labels, more
         dropout and a one-cycle learning rate, and judges by averaged weights and both mirror
         images.

@@ -27,7 +27,14 @@ from PIL import ExifTags, Image, ImageCms
 from sklearn.base import clone
 
 import sklearn_dfd
-from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, decoding, feature_store, net
+from sklearn_dfd import (
+    DeepFakeClassifier,
+    MobileNetV2Features,
+    decoding,
+    extraction,
+    feature_store,
+    net,
+)
 from sklearn_dfd.datasets import load_image_folder
 from sklearn_dfd.decoding import check_header, load_rgb, to_rgb
 from sklearn_dfd.extraction import Extraction
@@ -252,7 +259,7 @@ def test_turned_photograph_with_a_profile_gives_the_features_of_the_upright_one(
 
 
 @posix
-def test_files_that_vanish(folder):
+def test_files_that_vanish(folder, monkeypatch):
     faces = load_image_folder(folder)
     os.remove(faces.data[3])  # between listing and survey
     with pytest.raises(ImageError, match=r"row 3 .*does not exist"):
@@ -261,6 +268,7 @@ def test_files_that_vanish(folder):
     def run(pixels):
         return pixels.reshape(len(pixels), -1).astype(np.float32)
 
+    monkeypatch.setattr(extraction, "_HELD_BYTES", 0)  # so that files are read again
     with ThreadPoolExecutor(1) as pool:  # and between survey and decoding
         done = Extraction(list(faces.data[:3]), 8 * 8 * 3, "", MemoryStore(2**20), pool)
         done.survey()
