@@ -58,7 +58,9 @@ the ratio that would then be:
   package adds is the order of the maps, BatchNorm and its activation in half the memory, batches
   that are sliced, and a heap that is kept. The limit's ratio is what would be left if a step were
   nothing but products of matrices; where it is below a target, no program reaches that on this
-  machine.
+  machine. Most of the rest of a step are the passes of BatchNorm and its activation over memory,
+  forwards and backwards; and measuring the training rows after each epoch is a pass of its own,
+  the price of figures that do not move while they are taken.
 """
 
 
