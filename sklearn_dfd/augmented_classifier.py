@@ -52,7 +52,7 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     See Also
     --------
-    make_deepfake_pipeline : Makes the detector.
+    make_deepfake_pipeline : ``preset="accurate"`` makes one.
     sklearn_dfd.augmentation.ImageAugmenter : The same views, for imbalanced-learn's pipelines.
 
     Notes

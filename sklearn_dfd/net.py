@@ -147,8 +147,10 @@ class TailNet(NeuralNet):
         if self._average is None:
             self._average = _Average(self.module_, self.ema_decay)
         self._average.swap(self.module_)
-        run(iterator, training, prefix, step_fn, **fit_params)
-        self._average.swap(self.module_)
+        try:
+            run(iterator, training, prefix, step_fn, **fit_params)
+        finally:  # also where somebody interrupts
+            self._average.swap(self.module_)
 
     def restart(self, state):
         """Go on from the weights ``state``, as if no step had been taken."""

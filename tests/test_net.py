@@ -322,6 +322,29 @@ def test_average_is_that_of_all_steps(make_net, layer):
     assert not torch.equal(net.module_.head[0].weight, states[-1]["head.0.weight"])
 
 
+def test_average_is_there_after_an_interruption(make_net):
+    net, rows = make_net(ema_decay=0.9), make_rows()
+    states_of_steps(net, rows, 1)
+    average, step, left = state_of(net), net.train_step, [2]
+
+    def interrupted(*args, **kwargs):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        outcome = step(*args, **kwargs)
+        left.append(state_of(net))
+        return outcome
+
+    net.train_step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        net.fit_loop(rows, epochs=1)
+    decays = [min(0.9, (1 + n) / (10 + n)) for n in (10, 11)]
+    for decay, state in zip(decays, left[1:], strict=True):
+        average = {k: decay * average[k] + (1 - decay) * state[k] for k in average}
+    for name, value in net.module_.state_dict().items():
+        torch.testing.assert_close(value, average[name], msg=name)
+
+
 def test_average_is_what_is_measured(make_net):
     net, rows = make_net(ema_decay=0.9), make_rows()
     net.valid_rows = rows
