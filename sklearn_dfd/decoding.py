@@ -58,6 +58,9 @@ AN_IMAGE_IS = (
 #: unpack what is in them at once, beyond the limit of time and, in older Pillows, of memory.
 _REFUSED_FORMATS = frozenset({"BLP", "EPS", "FITS", "IPTC", "WMF"})
 
+#: Pixels that Pillow lets an image file have, unless ``Image.MAX_IMAGE_PIXELS`` is changed.
+USUAL_MAX_PIXELS = 2**30 // 4 // 3
+
 #: Seconds of a core's time that decoding one image may take. A photograph takes 0.02; a small file
 #: made for it keeps a decoder busy for hours, such as a JPEG of thousands of scans.
 DECODING_SECONDS = 60
@@ -147,6 +150,11 @@ def size_in_memory(raw: RawImage) -> int:
     while isinstance(raw, DerivedImage):
         raw = raw.raw
     return len(raw) if isinstance(raw, bytes) else 0
+
+
+def pixel_limit(max_pixels: int | None) -> int | None:
+    """Pixels that an image file may have under ``max_pixels``, now; None for any number."""
+    return Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
 
 
 def check_header(raw: RawImage, max_pixels: int | None = None) -> None:
@@ -281,7 +289,7 @@ def _open_bytes(raw: bytes, max_pixels: int | None) -> Image.Image:
         if image.format in ("JPEG", "MPO"):
             image.decodermaxblock = _BLOCK
     # Pillow itself only warns up to twice its own limit.
-    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
+    limit = pixel_limit(max_pixels)
     if limit is not None and image.width * image.height > limit:
         raise _too_large(f"{image.width}x{image.height} pixels", max_pixels)
     return image

@@ -13,7 +13,15 @@ from itertools import chain, islice
 
 import numpy as np
 
-from sklearn_dfd.decoding import RawImage, check_header, content_digest, load_rgb, size_in_memory
+from sklearn_dfd.decoding import (
+    USUAL_MAX_PIXELS,
+    RawImage,
+    check_header,
+    content_digest,
+    load_rgb,
+    pixel_limit,
+    size_in_memory,
+)
 from sklearn_dfd.feature_store import IN_PROCESS, new_owner, row_key
 from sklearn_dfd.images import read_source
 
@@ -68,12 +76,17 @@ class Extraction:
         self._n_held_bytes = 0
 
     def survey(self):
-        """Look at every image: fill in the rows that are kept, and check the other headers."""
+        """Look at every image: fill in the rows that are kept, and check the other headers.
+
+        Under a limit of pixels of one's own all headers are checked: a row may have been kept
+        under another. That takes about as long as finding the row.
+        """
+        all_headers = pixel_limit(self.max_pixels) not in (USUAL_MAX_PIXELS, None)
         for start in range(0, len(self.images), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(self.images)))
             found = self._map(_read, [self.images[row] for row in rows])
             rows_of: dict[bytes, list[int]] = {}
-            raws = {}
+            raws: dict[bytes, RawImage] = {}
             for row, (raw, digest) in zip(rows, found, strict=True):
                 if digest is None:
                     self.failures[row] = str(raw)
@@ -81,15 +94,22 @@ class Extraction:
                 key = row_key(digest, self.recipe)
                 rows_of.setdefault(key, []).append(row)
                 raws[key] = raw
+            if all_headers:
+                self._leave_out_faulty(rows_of, raws)
             self._fill(rows_of)
-            remaining = [raws[key] for key in rows_of]
-            faults = self._map(partial(_header_fault, max_pixels=self.max_pixels), remaining)
-            for (key, same), fault in zip(rows_of.items(), faults, strict=True):
-                if fault:
-                    self.failures.update(dict.fromkeys(same, fault))
-                else:
-                    self.missing.setdefault(key, []).extend(same)
-                    self._hold(key, raws[key])
+            if not all_headers:
+                self._leave_out_faulty(rows_of, raws)
+            for key, same in rows_of.items():
+                self.missing.setdefault(key, []).extend(same)
+                self._hold(key, raws[key])
+
+    def _leave_out_faulty(self, rows_of, raws):
+        """Note what is wrong with headers, and strike those images off ``rows_of``."""
+        look = partial(_header_fault, max_pixels=self.max_pixels)
+        faults = self._map(look, [raws[key] for key in rows_of])
+        for key, fault in zip(list(rows_of), faults, strict=True):
+            if fault:
+                self.failures.update(dict.fromkeys(rows_of.pop(key), fault))
 
     def _hold(self, key, raw):
         """Keep what was read until it is decoded, while there is room."""

@@ -91,7 +91,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     max_pixels : int or None, default=None
         Pixels above which an image file is not decoded, but an image that cannot be used. None
         takes ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million unless you changed it; beyond twice that
-        number Pillow itself refuses.
+        number Pillow itself refuses. Any other limit than these 89 million is also held against
+        images whose features are kept, which takes about as long as finding them.
 
     on_error : {"raise", "nan"}, default="raise"
         What an image that cannot be used does: an error that names it, or a row of NaN and a

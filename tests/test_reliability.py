@@ -113,6 +113,30 @@ def test_pixel_limit_is_a_parameter(tmp_path, monkeypatch):
         features(max_pixels=0).fit([small])
 
 
+@pytest.mark.parametrize("kept", ["process", "directory"])
+def test_pixel_limit_holds_for_images_whose_features_are_kept(kept, tmp_path, monkeypatch):
+    memory = tmp_path / "store" if kept == "directory" else None
+    small, large = (encode(Image.fromarray(picture(h, 50)), "PNG") for h in (40, 41))
+    rows = features(memory=memory).fit_transform([small, large])
+    limited = features(memory=memory, max_pixels=2000, on_error="nan").fit([small])
+    with pytest.warns(UserWarning, match=r"2 of 3 images .* row 0 .*; row 2 .*max_pixels is 2000"):
+        found = limited.transform([large, small, large])
+    assert np.isnan(found[[0, 2]]).all()
+    np.testing.assert_array_equal(found[1], rows[0])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    with pytest.raises(ImageError, match=r"row 1 .*50x41 pixels; PIL\.Image\.MAX_IMAGE_PIXELS is"):
+        features(memory=memory).fit_transform([small, large])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    np.testing.assert_array_equal(features(memory=memory).fit_transform([small, large]), rows)
+
+
+def test_headers_of_images_whose_features_are_kept_are_not_read(monkeypatch):
+    images = [encode(Image.fromarray(picture(40, 50)), "PNG")]
+    rows = features().fit_transform(images)
+    monkeypatch.setattr(extraction, "check_header", None)
+    np.testing.assert_array_equal(features().fit_transform(images), rows)
+
+
 def jpeg_of_many_scans(n_scans, side=1500):
     raw = encode(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     return raw[:-2] + raw[raw.rfind(b"\xff\xda") : -2] * n_scans + raw[-2:]
