@@ -126,6 +126,9 @@ class GradCAMDisplay:
             If it is not fitted.
         ImageError
             If images cannot be used; it names them all.
+        WeightsError
+            An OSError and a ValueError: the pipeline was saved without its weights, and they are
+            not found.
         ValueError
             If the pipeline is cut at ``"pool"``, there is no such class or block, or there are
             more than two classes and none is named.
@@ -314,7 +317,8 @@ def _grad_cam(features, classifier, pixels, class_index, block=None):
         block = max(_USUAL_BLOCK, features.layer_)
     maps, probability = [], []
     with own_torch_state(device):
-        trunk = Trunk(features.weights_, features.layer_, getattr(torch, features.precision))
+        precision = getattr(torch, features.precision)
+        trunk = Trunk(features._trunk_arrays(), features.layer_, precision)
         tail = classifier.net_.module_
         network = _Network(trunk.to(device), tail, class_index).eval()
         explain = LayerGradCam(network, network.blocks()[block])

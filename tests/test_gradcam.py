@@ -1,6 +1,7 @@
 """Grad-CAM against a plain computation on torchvision's model, and against what was pasted in."""
 
 import copy
+import pickle
 import sys
 
 import numpy as np
@@ -87,6 +88,16 @@ def test_maps_and_probabilities(layer, block, weighed, column, photos, weights_f
     # rounding switches a ReLU6 on the verge here and there, which a gradient feels
     assert np.median(error) < 1e-4
     assert error.max() < 0.02
+
+
+def test_of_a_pipeline_saved_without_the_weights_of_its_trunk(pipe, photos):
+    pipe = copy.deepcopy(pipe).set_params(features__store_weights_in_pickle=False)
+    loaded = pickle.loads(pickle.dumps(pipe))
+    assert not hasattr(loaded[0], "weights_")
+    expected = GradCAMDisplay.from_estimator(pipe, photos.data[:2])
+    display = GradCAMDisplay.from_estimator(loaded, photos.data[:2])
+    np.testing.assert_array_equal(display.maps, expected.maps)
+    np.testing.assert_array_equal(display.probability, expected.probability)
 
 
 def test_three_classes(photos):
