@@ -22,6 +22,7 @@ from sklearn.utils.validation import (
 
 from sklearn_dfd.callbacks import CallbackSupportMixin, NoCallbacks, training_data
 from sklearn_dfd.devices import own_torch_state, resolve_device, working_device
+from sklearn_dfd.groups import check_groups
 from sklearn_dfd.heap import kept_heap
 from sklearn_dfd.mobilenet import LAST_BLOCK, tail_input_shape
 from sklearn_dfd.net import LossError, TailNet
@@ -302,16 +303,18 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         ------
         ValueError
             For NaN or infinite features (naming the rows), a width that does not fit ``layer``
-            (naming what it would fit), a single class, lengths that differ, an unknown device,
-            groups that cannot be split, or a loss that is no longer finite (naming epoch and
-            batch). The classifier is then left with the weights of the last epoch before, of
-            the best one with ``early_stopping``; after none, unfitted.
+            (naming what it would fit), a single class, lengths that differ, a group that is
+            missing, an unknown device, groups that cannot be split, or a loss that is no longer
+            finite (naming epoch and batch). The classifier is then left with the weights of the
+            last epoch before, of the best one with ``early_stopping``; after none, unfitted.
         WeightsError
             An OSError and a ValueError: the weights cannot be had.
         """
         again = self.warm_start and hasattr(self, "net_")
         given_X, weighted = X, sample_weight is not None
         X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=not again)
+        if groups is not None:
+            groups = check_groups(groups, len(X))
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val go together: one of them is missing.")
         classes = np.unique(y[sample_weight > 0])

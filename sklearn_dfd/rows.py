@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.utils import column_or_1d
 from torch.utils.data import Dataset
 
 
@@ -90,7 +89,7 @@ def set_aside(rows, groups, fraction, seed):
     Parameters
     ----------
     rows : Rows
-    groups : array-like of shape (len(rows.X),), or None
+    groups : ndarray of shape (len(rows.X),), or None
         None where each row stands by itself.
     fraction : float
         Of the rows to set aside, between 0 and 1; as near as groups allow.
@@ -109,10 +108,7 @@ def set_aside(rows, groups, fraction, seed):
     if groups is None:
         splitter, groups = StratifiedKFold, order
     else:
-        splitter, groups = StratifiedGroupKFold, column_or_1d(groups)
-        if len(groups) != len(rows.X):
-            raise ValueError(f"groups has {len(groups)} values for {len(rows.X)} rows.")
-        groups = groups[order]
+        splitter, groups = StratifiedGroupKFold, groups[order]
     n_groups, classes = len(np.unique(groups)), set(y)
     n_splits = min(round(1 / min(fraction, 1 - fraction)), n_groups)
     # fewer and larger folds until one holds all classes: a group may be of one class

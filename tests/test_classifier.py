@@ -520,9 +520,20 @@ def test_bad_arguments_of_fit(head, head_data, change, message):
         head.fit(X, **{"y": y, **change})
 
 
-def test_groups_of_another_length(head, head_data):
-    with pytest.raises(ValueError, match="119 values for 120 rows"):
-        head.set_params(early_stopping=True).fit(*head_data, groups=np.arange(119))
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (np.arange(119), "groups has 119 values for 120 rows: pass one for each"),
+        (np.where(np.arange(120) == 5, np.nan, 0), r"groups has no label in row 5 \(nan\): give"),
+        (["a", None] * 60, r"groups has no label in row 1 \(None\): give"),
+        (np.ones((120, 2)), "pass one label for each"),
+    ],
+    ids=["short", "nan", "None", "two columns"],
+)
+def test_what_are_no_groups(head, head_data, early_stopping, groups, message):
+    with pytest.raises(ValueError, match=message):
+        head.set_params(early_stopping=early_stopping).fit(*head_data, groups=groups)
 
 
 @pytest.mark.parametrize(
