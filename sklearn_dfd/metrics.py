@@ -8,6 +8,8 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.multiclass import type_of_target
 
+from sklearn_dfd.groups import check_groups
+
 __all__ = [
     "bootstrap_interval",
     "equal_error_rate",
@@ -246,8 +248,8 @@ def bootstrap_interval(
     Raises
     ------
     ValueError
-        If lengths differ, there is one group only, or one in a fold, of which nothing can be
-        concluded, or a group is in two folds.
+        If lengths differ, a group is missing, there is one group only, or one in a fold, of which
+        nothing can be concluded, or a group is in two folds.
 
     See Also
     --------
@@ -284,10 +286,11 @@ def bootstrap_interval(
     True
     """
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
-    check_consistent_length(y_true, y_score, groups, folds)
+    check_consistent_length(y_true, y_score, folds)
     codes = np.arange(len(y_true))
     if groups is not None:
-        codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+        labels = check_groups(groups, len(y_true), "samples")
+        codes = np.unique(labels, return_inverse=True)[1]
     fold_of = np.zeros(len(y_true), dtype=int) if folds is None else np.asarray(folds)
     parts = []
     for fold in np.unique(fold_of):

@@ -10,6 +10,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_dfd._version import __version__
+from sklearn_dfd.groups import check_groups
 from sklearn_dfd.metrics import bootstrap_interval, equal_error_rate, tpr_at_fpr
 
 __all__ = ["make_model_card"]
@@ -99,7 +100,7 @@ def make_model_card(
     NotFittedError
         If the estimator is not fitted.
     ValueError
-        If ``y_true`` is not of two classes, or lengths differ.
+        If ``y_true`` is not of two classes, lengths differ, or a group is missing.
     ImportError
         If skops is not installed.
 
@@ -130,7 +131,9 @@ def make_model_card(
         ) from error
     check_is_fitted(estimator)
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
-    check_consistent_length(y_true, y_score, groups)
+    check_consistent_length(y_true, y_score)
+    if groups is not None:
+        groups = check_groups(groups, len(y_true), "photographs")
     if type_of_target(y_true) != "binary" or len(np.unique(y_true)) != 2:
         raise ValueError(f"y_true must hold two classes, not {np.unique(y_true).tolist()}.")
     classes = ", ".join(map(str, estimator.classes_))

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from sklearn_dfd.decoding import check_header, to_rgb
 from sklearn_dfd.distortions import DISTORTIONS, check_level
+from sklearn_dfd.groups import check_groups
 from sklearn_dfd.images import as_image_list, read_all
 from sklearn_dfd.metrics import bootstrap_interval
 
@@ -125,8 +126,8 @@ def evaluate_robustness(
     ImageError
         If images cannot be used: all that cannot be opened, before anything is computed.
     ValueError, TypeError
-        If ``X`` is not a collection of images, lengths differ, ``y`` has not the two classes of
-        the estimator, or there is no such distortion or level.
+        If ``X`` is not a collection of images, lengths differ, a group is missing, ``y`` has not
+        the two classes of the estimator, or there is no such distortion or level.
 
     See Also
     --------
@@ -159,7 +160,9 @@ def evaluate_robustness(
     conditions = _conditions(distortions)
     images = as_image_list(X)
     y = column_or_1d(y)
-    check_consistent_length(images, y, groups)
+    if groups is not None:
+        groups = check_groups(groups, len(images), "images")
+    check_consistent_length(images, y)
     classes = np.asarray(estimator.classes_).tolist()
     if len(classes) != 2 or set(y.tolist()) != set(classes):
         raise ValueError(

@@ -79,6 +79,8 @@ def test_errors(scored, monkeypatch):
     with pytest.raises(ValueError, match=r"two classes, not \['real'\]"):
         make_model_card(estimator, y[1::2], score[1::2], data="x")
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        make_model_card(estimator, y, score[1:], data="x")
+    with pytest.raises(ValueError, match="groups has 199 values for 200 photographs: pass one"):
         make_model_card(estimator, y, score, data="x", groups=groups[1:])
     with pytest.raises(NotFittedError):
         make_model_card(LogisticRegression(), y, score, data="x")
