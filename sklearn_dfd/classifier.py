@@ -344,7 +344,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 valid_rows = Rows(X_val, self._encode(y_val, "y_val"), weight)
             elif self.early_stopping:
                 rows, valid_rows = set_aside(
-                    rows, groups, self.validation_fraction, self._split_seed
+                    rows, groups, self.validation_fraction, self._split_seed, self.classes_
                 )
                 kept = np.sort(rows.order)
             self.net_ = self._make_net(tail, device)

@@ -49,6 +49,42 @@ def check_groups(groups: Any, n_rows: int, rows: str = "rows") -> np.ndarray:
     return labels
 
 
+def too_few_groups(
+    y: np.ndarray, groups: np.ndarray | None, n_sides: int = 2, rows: str = "rows"
+) -> str | None:
+    """Say which class cannot be on all sides of a split; None where each can.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_rows,)
+        Classes.
+    groups : ndarray of shape (n_rows,), or None
+        None where each row stands by itself.
+    n_sides : int, default=2
+        How many sides there are.
+    rows : str, default="rows"
+        What the message calls them.
+
+    Returns
+    -------
+    message : str or None
+        One sentence with class and groups.
+    """
+    for label in np.unique(y):
+        inside = np.flatnonzero(y == label)
+        names = inside if groups is None else np.unique(groups[inside])
+        if len(names) >= n_sides:
+            continue
+        if groups is None:
+            return f"Class {label!s} has too few {rows} ({len(inside)}) to be on {n_sides} sides."
+        where = ", ".join(map(repr, names.tolist()))
+        return (
+            f"Class {label!s} has all its {len(inside)} {rows} in {len(names)} group(s), {where}: "
+            f"it cannot be on {n_sides} sides."
+        )
+    return None
+
+
 def check_groups_of_views(images: Any, groups: np.ndarray) -> None:
     """Raise a ValueError where a photograph and its views are in different groups."""
     origin = number_by_origin(images)

@@ -4,13 +4,13 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import BaseCrossValidator
+from sklearn.model_selection import BaseCrossValidator, GroupKFold, StratifiedGroupKFold
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _num_samples, column_or_1d
 
-from sklearn_dfd.groups import check_groups, check_groups_of_views
+from sklearn_dfd.groups import check_groups, check_groups_of_views, too_few_groups
 from sklearn_dfd.images import ImageView, as_image_list, number_by_origin
 from sklearn_dfd.source_groups import LeakageError, check_leakage, find_source_groups
 
@@ -107,7 +107,7 @@ class OriginalsSplit(BaseCrossValidator):
             train, test = originals[train], originals[test]
             _check_sides(k, train, test, label, groups)
             if y is not None:
-                _check_classes(k, train, column_or_1d(y))
+                _check_classes(k, train, originals, column_or_1d(y), groups)
             yield np.concatenate([train, views[np.isin(label[views], label[train])]]), test
 
     def _folds(self, X, y, groups):
@@ -117,7 +117,11 @@ class OriginalsSplit(BaseCrossValidator):
             yield from self.cv.split(X, y, groups)
         except ValueError as error:
             n_groups = 0 if groups is None else len(np.unique(groups))
-            what = f"in {n_groups} group(s): use fewer splits, or photographs of more groups"
+            fewer = "fewer splits, or " if n_groups > 1 else ""
+            by_group = isinstance(self.cv, GroupKFold | StratifiedGroupKFold)
+            if by_group and 1 < n_groups < self.cv.n_splits:
+                fewer = f"{n_groups} splits at most, or "
+            what = f"in {n_groups} group(s): use {fewer}photographs of more groups"
             raise ValueError(
                 f"{error} {type(self.cv).__name__} was given {_num_samples(X)} photographs, which "
                 f"are {what if n_groups else 'in no groups: pass groups'}."
@@ -230,15 +234,21 @@ def _check_sides(k, train, test, label, groups):
         )
 
 
-def _check_classes(k, train, y):
+def _check_classes(k, train, originals, y, groups):
     """Raise where the training side of split ``k`` lacks a class."""
     if type_of_target(y) not in {"binary", "multiclass"}:
         return
     lacking = np.setdiff1d(y, y[train])
     if len(lacking):
+        told = f"Split {k} has no image of class {lacking[0]!s} to train on"
+        rows = originals[np.isin(y[originals], lacking)]
+        few = too_few_groups(y[rows], None if groups is None else groups[rows], rows="photographs")
+        if few:
+            what = "photographs" if groups is None else "groups"
+            raise ValueError(f"{told}. {few} Use more {what} of this class, or leave it out.")
         raise ValueError(
-            f"Split {k} has no image of class {lacking[0]!s} to train on: too few of its groups "
-            "are left; use another number of splits, or more groups of this class."
+            f"{told}: too few of its groups are left; use another number of splits, or more groups "
+            "of this class."
         )
 
 
@@ -332,7 +342,14 @@ def train_test_group_split(
     group_names, group_codes = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(group_names), len(classes)))
     np.add.at(counts, (group_codes, y_codes), 1)
-    _check_groups(counts, group_names, classes if stratify is not None else None, names)
+    if len(group_names) < len(names):
+        raise ValueError(
+            f"There are {len(group_names)} groups for {len(names)} sides ({', '.join(names)}): "
+            "groups cannot be divided, use more of them."
+        )
+    few = None if stratify is None else too_few_groups(y, groups, len(names))
+    if few:
+        raise ValueError(f"{few} Use more groups of this class, or leave it out.")
 
     goal = np.outer([1 - sum(sizes), *sizes], counts.sum(axis=0))
     rng = check_random_state(random_state)
@@ -346,25 +363,6 @@ def train_test_group_split(
         )
     sides = [np.flatnonzero(part[group_codes] == side) for side in range(len(names))]
     return [_safe_indexing(array, rows) for array in arrays for rows in sides]
-
-
-def _check_groups(counts, group_names, classes, names):
-    """Raise where there are fewer groups than sides, of all classes or of one."""
-    if len(counts) < len(names):
-        raise ValueError(
-            f"There are {len(counts)} groups for {len(names)} sides ({', '.join(names)}): groups "
-            "cannot be divided, use more of them."
-        )
-    if classes is None:
-        return
-    for c, n_groups in enumerate((counts > 0).sum(axis=0)):
-        if n_groups < len(names):
-            where = ", ".join(repr(name) for name in group_names[counts[:, c] > 0].tolist())
-            raise ValueError(
-                f"Class {classes[c]!s} has all its {counts[:, c].sum():.0f} rows in {n_groups} "
-                f"group(s), {where}: it cannot be on {len(names)} sides. Use more groups of this "
-                "class, or leave it out."
-            )
 
 
 def _share_out(counts, goal, order):

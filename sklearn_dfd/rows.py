@@ -8,6 +8,8 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch.utils.data import Dataset
 
+from sklearn_dfd.groups import too_few_groups
+
 
 class Rows(Dataset):
     """Rows of features with their labels and weights, read in whole batches.
@@ -83,7 +85,7 @@ def distinct_rows(X, y, weight):
     return Rows(X, y, merged, order)
 
 
-def set_aside(rows, groups, fraction, seed):
+def set_aside(rows, groups, fraction, seed, classes):
     """Split rows into two parts: stratified, whole groups.
 
     Parameters
@@ -94,6 +96,8 @@ def set_aside(rows, groups, fraction, seed):
     fraction : float
         Of the rows to set aside, between 0 and 1; as near as groups allow.
     seed : int
+    classes : ndarray of shape (n_classes,)
+        The labels that codes stand for.
 
     Returns
     -------
@@ -106,10 +110,10 @@ def set_aside(rows, groups, fraction, seed):
     """
     order, y = rows.order, rows.y[rows.order]
     if groups is None:
-        splitter, groups = StratifiedKFold, order
+        splitter, label = StratifiedKFold, order
     else:
-        splitter, groups = StratifiedGroupKFold, groups[order]
-    n_groups, classes = len(np.unique(groups)), set(y)
+        splitter, label = StratifiedGroupKFold, groups[order]
+    n_groups, codes = len(np.unique(label)), set(y)
     n_splits = min(round(1 / min(fraction, 1 - fraction)), n_groups)
     # fewer and larger folds until one holds all classes: a group may be of one class
     for k in range(max(2, n_splits), 1, -1):
@@ -117,17 +121,21 @@ def set_aside(rows, groups, fraction, seed):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of classes with few rows
-                parts = list(folds.split(order, y, groups))
+                parts = list(folds.split(order, y, label))
         except ValueError:  # more folds than rows in any class
             continue
         if fraction > 0.5:
             parts = [(aside, kept) for kept, aside in parts]
-        parts = [p for p in parts if set(y[p[0]]) == classes and set(y[p[1]]) == classes]
+        parts = [p for p in parts if set(y[p[0]]) == codes and set(y[p[1]]) == codes]
         if parts:
             kept, aside = min(parts, key=lambda p: abs(len(p[1]) - fraction * len(order)))
             return tuple(Rows(rows.X, rows.y, rows.weight, order[part]) for part in (kept, aside))
+    few = too_few_groups(classes[y], None if groups is None else label, rows="distinct rows")
+    more = "rows or groups"
+    if few:
+        more = f"{'rows' if groups is None else 'groups'} of this class"
     raise ValueError(
         f"early_stopping=True cannot set aside validation_fraction={fraction} with all "
-        f"{len(classes)} classes on both sides: there are {len(order)} distinct rows in "
-        f"{n_groups} groups. Pass X_val and y_val, or more rows or groups."
+        f"{len(codes)} classes on both sides: there are {len(order)} distinct rows in "
+        f"{n_groups} groups. {few + ' ' if few else ''}Pass X_val and y_val, or more {more}."
     )

@@ -328,6 +328,24 @@ def test_groups_that_cannot_be_split(head, head_data, n_groups):
         head.fit(X, y, groups=groups)
 
 
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_class_that_cannot_be_set_aside_is_named(head, head_data, grouped):
+    X, _ = head_data
+    n = 20 if grouped else 1
+    y = np.where(np.arange(len(X)) < n, "fake", "real")
+    groups = np.where(y == "fake", "a", np.arange(len(X)).astype(str)) if grouped else None
+    message = (
+        r"Class fake has too few distinct rows \(1\) to be on 2 sides\. .* more rows of this cl"
+    )
+    if grouped:
+        message = (
+            r"120 distinct rows in 101 groups\. Class fake has all its 20 distinct rows in 1 group"
+            r"\(s\), 'a': it cannot be on 2 sides\. Pass X_val and y_val, or more groups of this"
+        )
+    with pytest.raises(ValueError, match=message):
+        head.set_params(early_stopping=True).fit(X, y, groups=groups)
+
+
 # ---- going on from a fit ----
 
 

@@ -14,6 +14,8 @@ from sklearn.model_selection import (
     KFold,
     LeaveOneGroupOut,
     LeaveOneOut,
+    LeavePGroupsOut,
+    PredefinedSplit,
     ShuffleSplit,
     StratifiedGroupKFold,
     StratifiedKFold,
@@ -145,14 +147,19 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
         (
             {"cv": GroupKFold(4), "groups": np.zeros(N)},
             r"number of splits n_splits=4 greater than the number of groups: 1\. GroupKFold was "
-            r"given 24 photographs, which are in 1 group\(s\): use fewer splits, or photographs of",
+            r"given 24 photographs, which are in 1 group\(s\): use photographs of more groups",
         ),
         (
             {"cv": GroupKFold(10), "groups": GROUPS},
-            r"greater than the number of groups: 8\. .* in 8 group\(s\): use fewer splits",
+            r"greater than the number of groups: 8\. .* in 8 group\(s\): use 8 splits at most, or",
         ),
-        ({"cv": StratifiedGroupKFold(10), "groups": GROUPS}, r"in 8 group\(s\): use fewer spl"),
-        ({"cv": LeaveOneGroupOut(), "groups": np.zeros(N)}, r"in 1 group\(s\): use fewer splits"),
+        (
+            {"cv": GroupKFold(50), "groups": GROUPS},
+            r"given 24 photographs, which are in 8 group\(s\): use 8 splits at most, or phot",
+        ),
+        ({"cv": StratifiedGroupKFold(10), "groups": GROUPS}, r"in 8 group\(s\): use 8 splits at"),
+        ({"cv": LeaveOneGroupOut(), "groups": np.zeros(N)}, r"in 1 group\(s\): use photographs"),
+        ({"cv": LeavePGroupsOut(9), "groups": GROUPS}, r"in 8 group\(s\): use fewer splits, or ph"),
         (
             {"cv": GroupKFold(4)},
             "'groups' parameter should not be None.* in no groups: pass",
@@ -169,7 +176,21 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
         ({"cv": KFold(4), "y": Y[1:]}, "y has 23 values for 24 rows of X: pass one each"),
         (
             {"cv": GroupKFold(4), "groups": GROUPS, "y": np.where(GROUPS == 5, "fake", "real")},
-            r"Split \d has no image of class fake to train on",
+            r"Split \d has no image of class fake to train on\. Class fake has all its 3 photo"
+            r"graphs in 1 group\(s\), 5: it cannot be on 2 sides\. Use more groups of this cl",
+        ),
+        (
+            {
+                "cv": PredefinedSplit(GROUPS // 3),
+                "groups": GROUPS.astype(str),
+                "y": np.where(GROUPS < 3, "fake", "real"),
+            },
+            "Split 0 has no image of class fake to train on: too few of its groups are left; use",
+        ),
+        (
+            {"cv": KFold(4), "X": VIEWED, "y": np.isin(np.arange(N + 1), [0, N]).astype(int)},
+            r"Split 0 has no image of class 1 to train on\. Class 1 has too few photographs \(1\) "
+            r"to be on 2 sides\. Use more photographs of this class, or leave it out",
         ),
         (
             {"cv": GroupKFold(4), "X": VIEWED, "groups": [*GROUPS, 1]},
@@ -193,10 +214,16 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
         ({"cv": KFold(4), "X": np.zeros((24, 9))}, "features of images, pass is_original"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:The groups parameter is ignored by KFold")
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
 def test_what_cannot_be_split(arguments, message):
     with pytest.raises(ValueError, match=message):
         split_all(**arguments)
+
+
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
+def test_a_class_of_one_group_that_is_never_tested_on():
+    y = np.where(GROUPS == 5, "fake", "real")
+    assert len(split_all(PredefinedSplit(np.where(GROUPS < 4, 0, -1)), y=y, groups=GROUPS)) == 1
 
 
 @pytest.mark.parametrize("cv", [5, None])
