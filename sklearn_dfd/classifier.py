@@ -321,7 +321,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least two classes with positive weight to tell "
-                f"apart; y has one class: {classes[0]!r}."
+                f"apart; y has one class: {classes.tolist()[0]!r}."
             )
         if not again:
             self._start(classes)

@@ -101,6 +101,7 @@ def detect(estimator, X, *, threshold=0.5, pos_label=None):
     if pos_label is None:
         pos_label = classes[1]
     if pos_label not in classes.tolist():
+        pos_label = np.asarray(pos_label).tolist()
         raise ValueError(f"pos_label={pos_label!r} is not a class: {classes.tolist()}.")
     column = classes.tolist().index(pos_label)
     images = as_image_list(X)

@@ -162,4 +162,5 @@ def check_level(distortion: str, level: float) -> None:
     """Raise a ValueError for a level out of the range of its distortion."""
     allowed = DISTORTIONS[distortion].allowed
     if not allowed.is_satisfied_by(level):
+        level = np.asarray(level).tolist()
         raise ValueError(f"The level of {distortion!r} must be {allowed}; got {level!r}.")

@@ -147,10 +147,12 @@ class GradCAMDisplay:
         if class_of_interest is None and len(classes) == 2:
             class_of_interest = classes[1]
         if class_of_interest not in classes:
+            class_of_interest = np.asarray(class_of_interest).tolist()
             raise ValueError(
                 f"class_of_interest={class_of_interest!r} is none of the classes: {classes}."
             )
         if block is not None and block not in range(LAST_BLOCK + 1):
+            block = np.asarray(block).tolist()
             raise ValueError(f"block={block!r} is none of the blocks, 0 to {LAST_BLOCK}.")
         for step in before:
             if hasattr(step, "transform"):  # a sampler acts in fit alone

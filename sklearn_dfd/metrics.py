@@ -161,6 +161,7 @@ def _roc(y_true, y_score, pos_label, sample_weight):
     if pos_label is None:
         pos_label = labels[-1]
     elif len(labels) == 2 and pos_label not in labels.tolist():
+        pos_label = np.asarray(pos_label).tolist()
         raise ValueError(f"pos_label={pos_label!r} is not a label of y_true: {labels.tolist()}.")
     fpr, tpr, _ = roc_curve(
         y_true, y_score, pos_label=pos_label, sample_weight=sample_weight, drop_intermediate=False

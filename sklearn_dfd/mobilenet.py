@@ -88,7 +88,7 @@ def tail_input_shape(layer, width):
     ]
     hint = f"It would fit {' or '.join(fits[:4])}." if fits else "No layer gives such rows."
     raise ValueError(
-        f"X has {width} feature(s), which does not fit layer={layer!r}: the blocks after it take "
+        f"X has {width} feature(s), which does not fit layer={layer}: the blocks after it take "
         f"{' x '.join(map(str, expected))} = {np.prod(expected)} at image_size=224, or "
         f"{expected[0]} x side x side at another. {hint} For vectors of any width, use "
         'layer="pool".'

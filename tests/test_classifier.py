@@ -519,7 +519,8 @@ def test_width_that_does_not_fit_says_what_it_would_fit():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y": np.zeros(120)}, "one class"),
+        ({"y": np.zeros(120)}, r"y has one class: 0\.0\."),
+        ({"y": np.repeat("fake", 120)}, r"y has one class: 'fake'\."),
         ({"y": np.arange(119) % 2}, "inconsistent numbers of samples"),
         ({"y": np.linspace(0, 1, 120)}, "Unknown label type"),
         ({"y": np.where(np.arange(120) == 5, np.nan, 0.0)}, "NaN"),

@@ -187,7 +187,7 @@ def test_what_cannot_be_meant(pipe, photos):
     with pytest.raises(NotFittedError):
         detect(make_pipe(), photos.data)
     with pytest.raises(ValueError, match=r"pos_label='Fake' is not a class: \['fake', 'real'\]"):
-        detect(pipe, photos.data, pos_label="Fake")
+        detect(pipe, photos.data, pos_label=np.str_("Fake"))
     with pytest.raises(TypeError, match="single path"):
         detect(pipe, "a.jpg")
     with pytest.raises(ValueError, match="threshold"):

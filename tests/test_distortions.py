@@ -81,7 +81,7 @@ def test_any_image_upright(tmp_path):
         ("jpeg", 0, r"'jpeg' must be an int in the range \[1, 95\]; got 0"),
         ("jpeg", 50.5, "'jpeg' must be an int"),
         ("resize", 0, "'resize' must be"),
-        ("blur", -1, "'blur' must be"),
+        ("blur", np.float64(-1), r"'blur' must be .*; got -1\.0\."),
         ("noise", np.nan, "'noise' must be"),
         ("brightness", -0.5, "'brightness' must be"),
         ("jpg", 50, "'distortion' parameter.*'jpeg'"),

@@ -186,9 +186,9 @@ def test_what_cannot_be_explained(pipe, photos, tmp_path):
         with pytest.raises(TypeError, match=f"ends in .* got {type(other).__name__}"):
             explain(other, X)
     with pytest.raises(ValueError, match=r"class_of_interest='fake' .*: \['genuine', 'spliced'\]"):
-        explain(pipe, X, class_of_interest="fake")
+        explain(pipe, X, class_of_interest=np.str_("fake"))
     with pytest.raises(ValueError, match="block=19 is none of the blocks, 0 to 18"):
-        explain(pipe, X, block=19)
+        explain(pipe, X, block=np.int64(19))
     with pytest.raises(TypeError, match="a single path"):
         explain(pipe, "a.jpg")
     with pytest.raises(ImageError, match=r"2 of 3 images .*row 0 .*absent.*row 2 "):

@@ -114,6 +114,7 @@ def test_one_class_has_no_curve(metric, y):
         ([0, 1, 1], [0.1, 0.2], {}, "inconsistent numbers of samples"),
         ([0, 1, 1], np.zeros((3, 2)), {}, r"shape \(3, 2\)"),
         (["real", "fake"], [0, 1], {"pos_label": "Fake"}, "'Fake' is not a label.*'fake', 'real'"),
+        ([0, 1, 1], [0.1, 0.2, 0.3], {"pos_label": np.int64(2)}, r"pos_label=2 is not a label"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # of scikit-learn, on NaN
