@@ -44,8 +44,9 @@ def to_onnx(pipe, path, *, calibration_images=None):
 
     Parameters
     ----------
-    pipe : Pipeline
-        Fitted, of the two steps of :func:`~sklearn_dfd.make_deepfake_pipeline`.
+    pipe : Pipeline or AugmentedClassifier
+        Fitted, of the two steps of :func:`~sklearn_dfd.make_deepfake_pipeline`, or what it makes
+        with ``preset="accurate"``: where that averages over both mirror images, so does the file.
 
     path : str or path
         File to write.
@@ -111,21 +112,24 @@ def to_onnx(pipe, path, *, calibration_images=None):
     >>> json.loads(session.get_modelmeta().custom_metadata_map["classes"])
     [0, 1]
     """
-    features, classifier = _steps(pipe)
+    features, classifier, mirrored = _steps(pipe)
     _check_installed("onnx" if calibration_images is None else "onnxruntime", extra="onnx")
     graph = OnnxGraph()
     side = features.image_size
     x = graph.add_squash("images", side)
+    if mirrored:  # once squashed: Pillow's filter is the same from both sides
+        x = graph.add_mirrored(x)
     cpu = torch.device("cpu")
     with own_torch_state(cpu):
         x = graph.add_trunk(Trunk(features._trunk_arrays(), features.layer_), x)
         shape = feature_shape(features.layer_, side)
         x = _add_tail(graph, classifier.net_.module_, x, shape)
-    model = graph.model(
-        ["n_images", "height", "width", 3],
-        graph.add("Softmax", x, axis=1, name="probabilities"),
-        ["n_images", len(classifier.classes_)],
-    )
+    n_classes = len(classifier.classes_)
+    x = graph.add("Softmax", x, axis=1, name="of_both" if mirrored else "probabilities")
+    if mirrored:
+        x = graph.add("Reshape", x, graph.constant(np.array([2, -1, n_classes])))
+        x = graph.add("ReduceMean", x, axes=[0], keepdims=0, name="probabilities")
+    model = graph.model(["n_images", "height", "width", 3], x, ["n_images", n_classes])
     model.producer_name, model.producer_version = "sklearn-dfd", __version__
     for key, value in _metadata(features, classifier).items():
         model.metadata_props.add(key=key, value=value)
@@ -146,8 +150,8 @@ def to_executorch(pipe, path):
 
     Parameters
     ----------
-    pipe : Pipeline
-        Fitted, of the two steps of :func:`~sklearn_dfd.make_deepfake_pipeline`.
+    pipe : Pipeline or AugmentedClassifier
+        Fitted, see :func:`to_onnx`.
 
     path : str or path
         File to write; its name usually ends in ``.pte``.
@@ -188,7 +192,7 @@ def to_executorch(pipe, path):
     >>> from sklearn_dfd.export import to_executorch
     >>> to_executorch(pipe, "detector.pte")  # doctest: +SKIP
     """
-    features, classifier = _steps(pipe)
+    features, classifier, mirrored = _steps(pipe)
     _check_installed("executorch.exir", extra="executorch")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -196,7 +200,7 @@ def to_executorch(pipe, path):
     side = features.image_size
     with own_torch_state(torch.device("cpu")):
         trunk = Trunk(features._trunk_arrays(), features.layer_)
-        model = _FromSquared(trunk, classifier.net_.module_).eval()
+        model = _FromSquared(trunk, classifier.net_.module_, mirrored).eval()
         example = torch.zeros((1, side, side, 3), dtype=torch.uint8)
         program = to_edge_transform_and_lower(
             torch.export.export(model, (example,)),
@@ -209,8 +213,9 @@ def to_executorch(pipe, path):
 class _FromSquared(nn.Module):
     """From squashed pixels to probabilities, by modules that torch's converters know."""
 
-    def __init__(self, trunk, tail):
+    def __init__(self, trunk, tail, mirrored):
         super().__init__()
+        self.mirrored = mirrored
         self.trunk = trunk
         self.shape = tail.input_shape
         self.blocks = _folded_blocks(tail)
@@ -220,10 +225,13 @@ class _FromSquared(nn.Module):
             parameter.data = parameter.clone(memory_format=torch.contiguous_format)
 
     def forward(self, images):
+        if self.mirrored:
+            images = torch.cat([images, images.flip(2)])
         x = self.trunk(images)
         if self.blocks is not None:
             x = self.blocks(x.unflatten(1, self.shape)).mean((2, 3))
-        return self.head(x).softmax(1)
+        x = self.head(x).softmax(1)
+        return x.mean(0, keepdim=True) if self.mirrored else x
 
 
 def _check_installed(module, *, extra):
@@ -248,25 +256,26 @@ def _metadata(features, classifier):
 
 
 def _steps(pipe):
-    steps = [step for _, step in pipe.steps] if isinstance(pipe, Pipeline) else []
+    """Return both steps, fitted, and whether both mirror images are averaged."""
+    augmented = type(pipe) is AugmentedClassifier
+    inner = getattr(pipe, "estimator_", pipe.estimator) if augmented else pipe
+    steps = [step for _, step in inner.steps] if isinstance(inner, Pipeline) else []
     if [type(step) for step in steps] != [MobileNetV2Features, DeepFakeClassifier]:
-        known = " and ".join(type(step).__name__ for step in steps) or type(pipe).__name__
-        hint = ""
-        if hasattr(pipe, "best_estimator_"):
-            hint = " Pass its best_estimator_."
-        elif isinstance(pipe, AugmentedClassifier):
-            hint = " Pass its estimator_, which judges a photograph without its mirror image."
+        known = " and ".join(type(step).__name__ for step in steps) or type(inner).__name__
+        hint = " Pass its best_estimator_." if hasattr(pipe, "best_estimator_") else ""
         raise TypeError(
-            "what can be written is a Pipeline of MobileNetV2Features and DeepFakeClassifier, not "
-            f"{known}.{hint}"
+            "what can be written is a Pipeline of MobileNetV2Features and DeepFakeClassifier, or "
+            f"an AugmentedClassifier of one, not {'one of ' if augmented else ''}{known}.{hint}"
         )
     check_is_fitted(pipe)
     if steps[0].precision != "float32":
+        where = "estimator_." if augmented else ""
         raise ValueError(
             f"the pipeline computes in {steps[0].precision} and the file would not: "
-            'set_params(features__precision="float32"), and see whether it still is as good.'
+            f'{where}set_params(features__precision="float32"), and see whether it still is as '
+            "good."
         )
-    return steps
+    return *steps, augmented and pipe.average_mirrored
 
 
 def _add_tail(graph, tail, x, shape):
