@@ -11,10 +11,11 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter
 
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
+from sklearn_dfd.callbacks import CallbackSupportMixin, training_data
 from sklearn_dfd.images import as_image_list
 
 
-class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """Train a detector on photographs and views of them; judge photographs and mirror images.
 
     ``fit`` makes the views, of the rows that it is given and of nothing else: in cross-validation
@@ -60,6 +61,10 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     Every photograph takes ``n_views + 1`` rows of features in training. Those of a large
     collection do not fit the memory of the process: give the transformer a directory
     (``memory=``), and ``FeatureStore(directory, dtype="float16")`` to halve it.
+
+    With scikit-learn 1.9 or later ``set_callbacks`` takes its callbacks. Those that come down from
+    it to its parts, such as :class:`~sklearn.callback.ProgressBar`, learn of each epoch. What this
+    classifier itself tells are the photographs, and not their views.
 
     Examples
     --------
@@ -131,7 +136,8 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             recipe=self.recipe,
             random_state=self.random_state,
         )
-        n_images = len(as_image_list(X))
+        originals = as_image_list(X)
+        n_images = len(originals)
         rows = np.arange((self.n_views + 1) * n_images)
         images, target, groups = (faces[name][rows] for name in ("data", "target", "groups"))
         metadata = {"groups": groups}
@@ -145,8 +151,16 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             metadata["sample_weight"] = sample_weight[rows % n_images]
         estimator = clone(self.estimator)
         params = _requested(estimator, metadata)
-        self.estimator_ = estimator.fit(images, target, **params)
+        data = training_data(originals, target[:n_images], sample_weight)
+        task = self._init_callback_context(max_subtasks=1)
+        task.call_on_fit_task_begin(estimator=self, **data)
+        part = task.subcontext(task_name="fit-estimator")
+        with part.propagate_callback_context(estimator):
+            part.call_on_fit_task_begin(estimator=self, **data)
+            self.estimator_ = estimator.fit(images, target, **params)
+            part.call_on_fit_task_end(estimator=self, **data)
         self.classes_ = self.estimator_.classes_
+        task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
         return self
 
     def predict_proba(self, X):
