@@ -3,7 +3,7 @@
 from numbers import Integral
 
 import numpy as np
-from sklearn import get_config
+from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, _fit_context, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import HasMethods, Interval
@@ -97,7 +97,7 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None, groups=None):
+    def fit(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None):
         """Train on photographs and their views.
 
         Parameters
@@ -115,6 +115,14 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
             What stays together where the classifier sets rows aside (``early_stopping``). None
             makes each photograph a group: its views are on its side in any case.
 
+        X_val : sequence of n_val images, default=None
+            Photographs to validate on, which the classifier measures after each epoch, as they
+            are: no views are made of them. A pipeline transforms them as it does ``X``, with
+            metadata routing or without.
+
+        y_val : array-like of shape (n_val,), default=None
+            Their labels.
+
         Returns
         -------
         self : AugmentedClassifier
@@ -125,8 +133,8 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         ImageError
             If images cannot be used; it names them all.
         ValueError, TypeError
-            If ``X`` is not a collection of images, lengths differ, or the classifier takes no
-            weights.
+            If ``X`` or ``X_val`` is not a collection of images, lengths differ, or the classifier
+            takes no weights or validation rows.
         """
         faces = augment(
             X,
@@ -149,15 +157,18 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
                     "one each."
                 )
             metadata["sample_weight"] = sample_weight[rows % n_images]
+        if X_val is not None:
+            metadata["X_val"] = as_image_list(X_val)
+        if y_val is not None:
+            metadata["y_val"] = y_val
         estimator = clone(self.estimator)
-        params = _requested(estimator, metadata)
         data = training_data(originals, target[:n_images], sample_weight)
         task = self._init_callback_context(max_subtasks=1)
         task.call_on_fit_task_begin(estimator=self, **data)
         part = task.subcontext(task_name="fit-estimator")
         with part.propagate_callback_context(estimator):
             part.call_on_fit_task_begin(estimator=self, **data)
-            self.estimator_ = estimator.fit(images, target, **params)
+            self.estimator_ = _fit_with(estimator, images, target, metadata)
             part.call_on_fit_task_end(estimator=self, **data)
         self.classes_ = self.estimator_.classes_
         task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
@@ -233,6 +244,18 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         return tags
 
 
+def _fit_with(estimator, X, y, metadata):
+    """Fit, with the metadata that the classifier at the end takes, and X_val transformed."""
+    if "X_val" not in metadata or not isinstance(estimator, Pipeline):
+        return estimator.fit(X, y, **_requested(estimator, metadata))
+    before = estimator.transform_input
+    estimator.transform_input = [*(before or ()), "X_val"]
+    with config_context(enable_metadata_routing=True):  # without it a Pipeline transforms X alone
+        estimator.fit(X, y, **_requested(estimator, metadata))
+    estimator.transform_input = before  # or else no clone of it could be fitted without routing
+    return estimator
+
+
 def _requested(estimator, metadata):
     """Return the metadata that a classifier's ``fit`` takes, by the names it has there.
 
@@ -249,6 +272,7 @@ def _requested(estimator, metadata):
             last.set_fit_request(**dict.fromkeys(taken, True))
         taken = get_routing_for_object(estimator).consumes("fit", metadata)
         prefix = ""
-    if "sample_weight" in metadata and "sample_weight" not in taken:
-        raise ValueError(f"{type(last).__name__} takes no sample_weight: leave it out.")
+    for name in metadata:
+        if name not in taken and name != "groups":
+            raise ValueError(f"{type(last).__name__} takes no {name}: leave it out.")
     return {f"{prefix}{name}": metadata[name] for name in taken}
