@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_para
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
 from sklearn_dfd.callbacks import CallbackSupportMixin, training_data
 from sklearn_dfd.images import as_image_list
+from sklearn_dfd.persistence import restored_state, saved_state
 
 
 class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
@@ -86,6 +87,9 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         "random_state": [Interval(Integral, 0, None, closed="left")],
     }
     del _parameter_constraints["keep_originals"]
+
+    # what a file of an earlier release did, by each parameter that has come since its first
+    _parameters_of_older_files: dict = {}  # noqa: RUF012
 
     def __init__(
         self, estimator, *, n_views=8, recipe="gentle", average_mirrored=True, random_state=0
@@ -235,6 +239,14 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
             for name in asked.consumes(method, unset):
                 own.add_request(param=name, alias=True)
         return request
+
+    def __getstate__(self):
+        """Put the number of the format beside the attributes."""
+        return saved_state(super().__getstate__())
+
+    def __setstate__(self, state):
+        """Take the state of this release or of an earlier one."""
+        super().__setstate__(restored_state(self, state))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
