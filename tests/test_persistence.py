@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline, persistence
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
@@ -238,6 +239,32 @@ def test_weights_left_out_and_no_longer_there_are_an_error(photos, weights_file,
         loaded.transform(photos.data)
     moved = loaded.set_params(weights=weights_file)
     np.testing.assert_array_equal(moved.transform(photos.data), transformer.transform(photos.data))
+
+
+@pytest.mark.parametrize("when", ["before fit", "after fit"])
+def test_weights_left_out_of_the_classifier_of_views(
+    detector, photos, weights_file, tmp_path, when
+):
+    """By the names that docs/saving.md gives."""
+    weights = tmp_path / "mine.pth"
+    weights.write_bytes(Path(weights_file).read_bytes())
+    detector = clone(detector).set_params(
+        estimator__features__weights=weights, estimator__classifier__weights=weights
+    )
+    if when == "before fit":
+        detector.set_params(estimator__features__store_weights_in_pickle=False)
+    detector.fit(photos.data, photos.target)
+    if when == "after fit":
+        detector.estimator_.set_params(features__store_weights_in_pickle=False)
+    expected = detector.predict_proba(photos.data)
+    loaded = reloaded(detector)
+    assert not hasattr(loaded.estimator_["features"], "weights_")
+    weights.unlink()
+    IN_PROCESS.clear()
+    with pytest.raises(WeightsError, match=r"mine\.pth"):
+        loaded.predict_proba(photos.data)
+    loaded.estimator_.set_params(features__weights=weights_file)
+    np.testing.assert_array_equal(loaded.predict_proba(photos.data), expected)
 
 
 def test_kept_features_need_no_weights(transformer, photos, tmp_path):
