@@ -5,26 +5,31 @@ import importlib
 import json
 import os
 import tempfile
+from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
-from sklearn.utils._param_validation import validate_params
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 from torch import nn
 
 from sklearn_dfd._version import __version__
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.classifier import DeepFakeClassifier
-from sklearn_dfd.decoding import load_rgb
+from sklearn_dfd.decoding import load_rgb, to_rgb
 from sklearn_dfd.devices import own_torch_state
 from sklearn_dfd.features import MobileNetV2Features
-from sklearn_dfd.images import ImageError, as_image_list, describe, read_source
+from sklearn_dfd.images import ImageError, as_image_list, describe, read_all, read_source
+from sklearn_dfd.metrics import bootstrap_interval
 from sklearn_dfd.mobilenet import Trunk, feature_shape, fold_batch_norm
 from sklearn_dfd.onnx_graph import OnnxGraph
 
-__all__ = ["to_executorch", "to_onnx"]
+__all__ = ["measure_onnx_loss", "to_executorch", "to_onnx"]
 
 
 @validate_params(
@@ -55,7 +60,7 @@ def to_onnx(pipe, path, *, calibration_images=None):
         Where given, the network computes with integers of 8 bits, and the file is a quarter of the
         size. The ranges of what flows through are measured on these images: take a hundred or more
         of those that the detector was trained on. Probabilities then differ by several per cent,
-        single ones by much more: measure the score of the file before you ship it.
+        single ones by much more: :func:`measure_onnx_loss` before you ship the file.
 
     Raises
     ------
@@ -72,6 +77,10 @@ def to_onnx(pipe, path, *, calibration_images=None):
         An OSError and a ValueError: a calibration image cannot be used.
     ImportError
         If onnx is not installed, or onnxruntime with ``calibration_images``.
+
+    See Also
+    --------
+    measure_onnx_loss : What the file's probabilities are worth.
 
     Notes
     -----
@@ -136,6 +145,154 @@ def to_onnx(pipe, path, *, calibration_images=None):
     if calibration_images is not None:
         model = _quantized(model, calibration_images, side)
     Path(path).write_bytes(model.SerializeToString())
+
+
+@validate_params(
+    {
+        "pipe": "no_validation",
+        "path": [str, os.PathLike],
+        "X": "no_validation",
+        "y": ["array-like"],
+        "groups": ["array-like", None],
+        "n_resamples": [Interval(Integral, 1, None, closed="left")],
+        "confidence_level": [Interval(Real, 0, 1, closed="neither")],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def measure_onnx_loss(
+    pipe,
+    path,
+    X,
+    y,
+    *,
+    groups=None,
+    n_resamples=1000,
+    confidence_level=0.95,
+    random_state=None,
+):
+    """Measure what is lost by the file of a detector: in ROC AUC, and in single probabilities.
+
+    Parameters
+    ----------
+    pipe : Pipeline or AugmentedClassifier
+        What was given to :func:`to_onnx`, of two classes.
+
+    path : str or path
+        The file that :func:`to_onnx` wrote.
+
+    X : sequence of n_images images
+        Photographs that the detector was not trained on, see
+        :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+
+    y : array-like of shape (n_images,)
+        Their labels; both classes must occur.
+
+    groups : array-like of shape (n_images,), default=None
+        What belongs together, and is resampled together for the interval.
+
+    n_resamples : int, default=1000
+        See :func:`~sklearn_dfd.metrics.bootstrap_interval`.
+
+    confidence_level : float, default=0.95
+        Of the interval.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the resamples.
+
+    Returns
+    -------
+    loss : :class:`~sklearn.utils.Bunch`
+        roc_auc, roc_auc_of_file : float
+            The scores of ``predict_proba`` and of the file.
+        lost, low, high : float
+            The former less the latter, and the ends of the confidence interval of that difference.
+        mean_difference, max_difference : float
+            By how much the probabilities of a photograph differ, on average and at most.
+
+    Raises
+    ------
+    TypeError, NotFittedError
+        If ``pipe`` is another estimator, or not fitted, see :func:`to_onnx`.
+    ValueError
+        If lengths differ, ``y`` has not the two classes of the detector, the file has others, or
+        there is one group only.
+    ImageError
+        An OSError and a ValueError: images cannot be used; it names them all.
+    ImportError
+        If onnxruntime is not installed.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn_dfd import make_deepfake_pipeline
+    >>> from sklearn_dfd.datasets import make_spliced_photos
+    >>> from sklearn_dfd.export import measure_onnx_loss, to_onnx
+    >>> photos = make_spliced_photos(60, random_state=0)
+    >>> train, test = photos.groups < 15, photos.groups >= 15
+    >>> pipe = make_deepfake_pipeline(weights=None, image_size=64, max_epochs=1, random_state=0)
+    >>> pipe = pipe.fit(photos.data[train], photos.target[train])
+    >>> with TemporaryDirectory() as directory:
+    ...     path = Path(directory, "detector.onnx")
+    ...     to_onnx(pipe, path)
+    ...     loss = measure_onnx_loss(
+    ...         pipe, path, photos.data[test], photos.target[test],
+    ...         groups=photos.groups[test], random_state=0,
+    ...     )
+    >>> f"{loss.max_difference:.3f}"
+    '0.000'
+    """
+    features, classifier, _ = _steps(pipe)
+    _check_installed("onnxruntime", extra="onnx")
+    import onnxruntime
+
+    images, y = as_image_list(X), column_or_1d(y)
+    check_consistent_length(images, y, groups)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    written = json.loads(session.get_modelmeta().custom_metadata_map.get("classes", "null"))
+    classes = json.loads(_metadata(features, classifier)["classes"])
+    if written != classes:
+        raise ValueError(
+            f"{os.fspath(path)!r} is the file of another detector: its classes are {written}, not "
+            f"{classes}."
+        )
+    if len(classes) != 2 or set(y.tolist()) != set(classifier.classes_.tolist()):
+        raise ValueError(
+            f"y holds the labels {np.unique(y).tolist()} and the detector knows the classes "
+            f"{classes}: both must be the same two."
+        )
+    probability = np.empty((len(images), 2))
+    probability[:, 0] = pipe.predict_proba(images)[:, 1]
+    decode = partial(to_rgb, max_pixels=features.max_pixels)
+    for row in range(len(images)):  # one at a time: their sizes may differ
+        (image,) = read_all(images, decode, [row])
+        pixels = np.asarray(image)[np.newaxis]
+        probability[row, 1] = session.run(None, {"images": pixels})[0][0, 1]
+    low, high = bootstrap_interval(
+        _auc_lost,
+        y,
+        probability,
+        groups=groups,
+        n_resamples=n_resamples,
+        confidence_level=confidence_level,
+        random_state=random_state,
+    )
+    difference = np.abs(probability[:, 0] - probability[:, 1])
+    return Bunch(
+        roc_auc=float(roc_auc_score(y, probability[:, 0])),
+        roc_auc_of_file=float(roc_auc_score(y, probability[:, 1])),
+        lost=_auc_lost(y, probability),
+        low=low,
+        high=high,
+        mean_difference=float(difference.mean()),
+        max_difference=float(difference.max()),
+    )
+
+
+def _auc_lost(y, both):
+    """Area under the curve that the second column has less than the first."""
+    return float(roc_auc_score(y, both[:, 0]) - roc_auc_score(y, both[:, 1]))
 
 
 @validate_params(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
@@ -19,7 +20,8 @@ from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_p
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
 from sklearn_dfd.decoding import load_rgb
-from sklearn_dfd.export import to_executorch, to_onnx
+from sklearn_dfd.export import measure_onnx_loss, to_executorch, to_onnx
+from sklearn_dfd.images import ImageError
 from sklearn_dfd.onnx_graph import OnnxGraph
 
 onnx = pytest.importorskip("onnx")
@@ -220,6 +222,54 @@ def test_int8_is_smaller_and_near(pipe, photos, path, tmp_path, caplog):
     assert "QuantizeLinear" in kinds
     metadata = {entry.key: entry.value for entry in onnx.load(small).metadata_props}
     assert json.loads(metadata["classes"]) == ["genuine", "spliced"]
+
+
+# ---- what the file has lost ----
+
+
+def test_the_loss_in_roc_auc(pipe, photos, path, tmp_path):
+    to_onnx(pipe, path, calibration_images=photos.data[:12])
+    held_out = make_spliced_photos(24, random_state=1)
+    y = held_out.target_names[held_out.target]
+    files = [str(tmp_path / f"{i}.png") for i in range(24)]
+    for file, pixels in zip(files, held_out.data, strict=True):
+        Image.fromarray(pixels).save(file)
+    options = {"groups": held_out.groups, "random_state": 0}
+    loss = measure_onnx_loss(pipe, path, files, y, **options)
+    a = pipe.predict_proba(held_out.data)[:, 1]
+    b = answer(path, held_out.data)[:, 1]
+    assert loss.roc_auc == roc_auc_score(y, a)
+    assert loss.roc_auc_of_file == pytest.approx(roc_auc_score(y, b), abs=0.01)
+    assert loss.lost == loss.roc_auc - loss.roc_auc_of_file
+    assert loss.low < loss.high and loss.low <= loss.lost + 0.01
+    assert loss.mean_difference == pytest.approx(np.abs(a - b).mean(), rel=1e-3)
+    assert loss.max_difference == pytest.approx(np.abs(a - b).max(), rel=1e-3)
+    assert measure_onnx_loss(pipe, path, files, y, **options) == loss
+    narrow = measure_onnx_loss(pipe, path, files, y, confidence_level=0.5, **options)
+    assert narrow.high - narrow.low < loss.high - loss.low
+
+
+def test_nothing_is_lost_in_float32(detector, photos, path):
+    to_onnx(detector, path)
+    y = photos.target_names[photos.target]
+    loss = measure_onnx_loss(detector, path, [*photos.data[:23], pictures(1, 97, 130)[0]], y)
+    assert loss.lost == loss.low == loss.high == 0 and loss.max_difference < 1e-4
+
+
+def test_a_loss_that_cannot_be_measured_is_an_error(pipe, photos, path):
+    y = photos.target_names[photos.target]
+    to_onnx(fitted("pool", None, photos), path)
+    with pytest.raises(ValueError, match=r"another detector: its classes are \[0, 1\], not \['gen"):
+        measure_onnx_loss(pipe, path, photos.data, y)
+    to_onnx(pipe, path)
+    with pytest.raises(ValueError, match=r"labels \[0, 1\] .* classes \['genuine', 'spliced'\]"):
+        measure_onnx_loss(pipe, path, photos.data, photos.target)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        measure_onnx_loss(pipe, path, photos.data, y[:5])
+    with pytest.raises(ImageError, match=r"absent\.jpg"):
+        measure_onnx_loss(pipe, path, [*photos.data[:23], "absent.jpg"], y)
+    with pytest.raises(TypeError, match="not DeepFakeClassifier"):
+        measure_onnx_loss(pipe[-1], path, photos.data, y)
 
 
 # ---- ExecuTorch ----
