@@ -336,9 +336,9 @@ def to_executorch(pipe, path):
     image a call: a program has its memory laid out in advance. It returns float32 of shape
     (1, n_classes).
 
-    Whoever squashes by another filter than Pillow's antialiased bilinear one
-    (``image.resize((side, side), PIL.Image.Resampling.BILINEAR)``) gets other probabilities:
-    measure the score with the filter that you ship.
+    Whoever squashes by another filter than Pillow's antialiased bilinear one, along the rows first
+    (``image.resize((side, image.height), PIL.Image.Resampling.BILINEAR)``, and the same again to
+    ``(side, side)``), gets other probabilities: measure the score with the filter that you ship.
 
     Methods without arguments give what the metadata of an ONNX file hold, as strings: ``classes``
     (JSON, in the order of the probabilities), ``layer``, ``image_size``, ``fingerprint`` and

@@ -87,7 +87,9 @@ def test_images_of_any_size_are_squashed_as_ours_are(pipe, path, size):
         np.testing.assert_allclose(answer(path, images), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(2, 2), (97, 130), (64, 300), (301, 64), (640, 480)])
+@pytest.mark.parametrize(
+    "size", [(2, 2), (97, 130), (64, 300), (301, 64), (640, 480), (139, 100), (457, 23)]
+)
 def test_squashing_is_pillows_to_the_last_bit(size):
     graph = OnnxGraph()
     output = graph.add_squash("images", 64)
