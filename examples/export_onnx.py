@@ -12,14 +12,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
-from sklearn.metrics import roc_auc_score
 
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.distortions import distort
-from sklearn_dfd.export import to_onnx
-from sklearn_dfd.metrics import bootstrap_interval
+from sklearn_dfd.export import measure_onnx_loss, to_onnx
 
 parser = argparse.ArgumentParser(description="Compare a detector with its ONNX files.")
 parser.add_argument(
@@ -49,7 +46,6 @@ detector = make_deepfake_pipeline(
 ).fit(X, y)
 truth, groups = photos.target[test], photos.groups[test]
 images = np.stack([distort(image, "jpeg", 30) for image in photos.data[test]])
-probability = detector.predict_proba(images)[:, 1]
 
 # %%
 # Two files
@@ -59,21 +55,14 @@ files = {"float32": args.output / "detector.onnx", "int8": args.output / "detect
 to_onnx(detector, files["float32"])
 to_onnx(detector, files["int8"], calibration_images=X[:100])
 
-
-def auc_lost(truth, both):
-    """Area under the curve that the second column has less than the first."""
-    return roc_auc_score(truth, both[:, 0]) - roc_auc_score(truth, both[:, 1])
-
-
-print(f"predict_proba: ROC AUC {roc_auc_score(truth, probability):.4f} on {len(truth)} photographs")
-for name, path in files.items():
-    session = onnxruntime.InferenceSession(path)
-    answer = session.run(None, {"images": images})[0][:, 1]
-    both = np.column_stack([probability, answer])
-    low, high = bootstrap_interval(auc_lost, truth, both, groups=groups, random_state=0)
-    off = np.abs(answer - probability)
+losses = {
+    name: measure_onnx_loss(detector, path, images, truth, groups=groups, random_state=0)
+    for name, path in files.items()
+}
+print(f"predict_proba: ROC AUC {losses['int8'].roc_auc:.4f} on {len(truth)} photographs")
+for name, loss in losses.items():
     print(
-        f"{name:13}: {path.stat().st_size / 1e6:4.1f} MB, ROC AUC lost {auc_lost(truth, both):.4f} "
-        f"(95 % interval {low:.4f} to {high:.4f}); probabilities differ by {off.max():.1e} at "
-        f"most, {off.mean():.1e} on average"
+        f"{name:13}: {files[name].stat().st_size / 1e6:4.1f} MB, ROC AUC lost {loss.lost:.4f} "
+        f"(95 % interval {loss.low:.4f} to {loss.high:.4f}); probabilities differ by "
+        f"{loss.max_difference:.1e} at most, {loss.mean_difference:.1e} on average"
     )

@@ -3,7 +3,7 @@
 from numbers import Integral
 
 import numpy as np
-from sklearn import get_config
+from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, _fit_context, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import HasMethods, Interval
@@ -11,10 +11,12 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter
 
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
+from sklearn_dfd.callbacks import CallbackSupportMixin, training_data
 from sklearn_dfd.images import as_image_list
+from sklearn_dfd.persistence import restored_state, saved_state
 
 
-class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """Train a detector on photographs and views of them; judge photographs and mirror images.
 
     ``fit`` makes the views, of the rows that it is given and of nothing else: in cross-validation
@@ -61,6 +63,10 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     collection do not fit the memory of the process: give the transformer a directory
     (``memory=``), and ``FeatureStore(directory, dtype="float16")`` to halve it.
 
+    With scikit-learn 1.9 or later ``set_callbacks`` takes its callbacks. Those that come down from
+    it to its parts, such as :class:`~sklearn.callback.ProgressBar`, learn of each epoch. What this
+    classifier itself tells are the photographs, and not their views.
+
     Examples
     --------
     >>> from sklearn_dfd import make_deepfake_pipeline
@@ -82,6 +88,9 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     }
     del _parameter_constraints["keep_originals"]
 
+    # what a file of an earlier release did, by each parameter that has come since its first
+    _parameters_of_older_files: dict = {}  # noqa: RUF012
+
     def __init__(
         self, estimator, *, n_views=8, recipe="gentle", average_mirrored=True, random_state=0
     ):
@@ -92,7 +101,7 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None, groups=None):
+    def fit(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None):
         """Train on photographs and their views.
 
         Parameters
@@ -110,6 +119,14 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             What stays together where the classifier sets rows aside (``early_stopping``). None
             makes each photograph a group: its views are on its side in any case.
 
+        X_val : sequence of n_val images, default=None
+            Photographs to validate on, which the classifier measures after each epoch, as they
+            are: no views are made of them. A pipeline transforms them as it does ``X``, with
+            metadata routing or without.
+
+        y_val : array-like of shape (n_val,), default=None
+            Their labels.
+
         Returns
         -------
         self : AugmentedClassifier
@@ -120,8 +137,8 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         ImageError
             If images cannot be used; it names them all.
         ValueError, TypeError
-            If ``X`` is not a collection of images, lengths differ, or the classifier takes no
-            weights.
+            If ``X`` or ``X_val`` is not a collection of images, lengths differ, or the classifier
+            takes no weights or validation rows.
         """
         faces = augment(
             X,
@@ -131,7 +148,8 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             recipe=self.recipe,
             random_state=self.random_state,
         )
-        n_images = len(as_image_list(X))
+        originals = as_image_list(X)
+        n_images = len(originals)
         rows = np.arange((self.n_views + 1) * n_images)
         images, target, groups = (faces[name][rows] for name in ("data", "target", "groups"))
         metadata = {"groups": groups}
@@ -143,10 +161,21 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
                     "one each."
                 )
             metadata["sample_weight"] = sample_weight[rows % n_images]
+        if X_val is not None:
+            metadata["X_val"] = as_image_list(X_val)
+        if y_val is not None:
+            metadata["y_val"] = y_val
         estimator = clone(self.estimator)
-        params = _requested(estimator, metadata)
-        self.estimator_ = estimator.fit(images, target, **params)
+        data = training_data(originals, target[:n_images], sample_weight)
+        task = self._init_callback_context(max_subtasks=1)
+        task.call_on_fit_task_begin(estimator=self, **data)
+        part = task.subcontext(task_name="fit-estimator")
+        with part.propagate_callback_context(estimator):
+            part.call_on_fit_task_begin(estimator=self, **data)
+            self.estimator_ = _fit_with(estimator, images, target, metadata)
+            part.call_on_fit_task_end(estimator=self, **data)
         self.classes_ = self.estimator_.classes_
+        task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
         return self
 
     def predict_proba(self, X):
@@ -211,12 +240,32 @@ class AugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
                 own.add_request(param=name, alias=True)
         return request
 
+    def __getstate__(self):
+        """Put the number of the format beside the attributes."""
+        return saved_state(super().__getstate__())
+
+    def __setstate__(self, state):
+        """Take the state of this release or of an earlier one."""
+        super().__setstate__(restored_state(self, state))
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
+
+
+def _fit_with(estimator, X, y, metadata):
+    """Fit, with the metadata that the classifier at the end takes, and X_val transformed."""
+    if "X_val" not in metadata or not isinstance(estimator, Pipeline):
+        return estimator.fit(X, y, **_requested(estimator, metadata))
+    before = estimator.transform_input
+    estimator.transform_input = [*(before or ()), "X_val"]
+    with config_context(enable_metadata_routing=True):  # without it a Pipeline transforms X alone
+        estimator.fit(X, y, **_requested(estimator, metadata))
+    estimator.transform_input = before  # or else no clone of it could be fitted without routing
+    return estimator
 
 
 def _requested(estimator, metadata):
@@ -235,6 +284,7 @@ def _requested(estimator, metadata):
             last.set_fit_request(**dict.fromkeys(taken, True))
         taken = get_routing_for_object(estimator).consumes("fit", metadata)
         prefix = ""
-    if "sample_weight" in metadata and "sample_weight" not in taken:
-        raise ValueError(f"{type(last).__name__} takes no sample_weight: leave it out.")
+    for name in metadata:
+        if name not in taken and name != "groups":
+            raise ValueError(f"{type(last).__name__} takes no {name}: leave it out.")
     return {f"{prefix}{name}": metadata[name] for name in taken}

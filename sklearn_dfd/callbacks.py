@@ -3,6 +3,8 @@
 With an older scikit-learn there is no ``set_callbacks``, and nobody to call.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 from sklearn.utils import _safe_indexing
 
@@ -15,6 +17,10 @@ class NoCallbacks:
     def subcontext(self, **task):
         """Return the context of a part of the task, which nobody follows either."""
         return self
+
+    def propagate_callback_context(self, estimator):
+        """Lend no callbacks to a part."""
+        return nullcontext()
 
     def call_on_fit_task_begin(self, **known):
         """Call nobody."""

@@ -257,10 +257,28 @@ def load_rgb(raw: RawImage, image_size: int, max_pixels: int | None = None) -> n
     >>> load_rgb(np.full((480, 640), 7, np.uint8), 224)[0, 0]
     array([7, 7, 7], dtype=uint8)
     """
-    image = to_rgb(raw, max_pixels)
-    if image.size != (image_size, image_size):
-        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    return np.array(image)
+    return np.array(squash(to_rgb(raw, max_pixels), image_size))
+
+
+def squash(image: Image.Image, side: int) -> Image.Image:
+    """Scale an image to a square with Pillow's antialiased bilinear filter.
+
+    Along the rows first, then along the columns. Pillow rounds in between, and newer releases take
+    some tall images the other way round, which changes many of their pixels by one.
+
+    Parameters
+    ----------
+    image : PIL image
+    side : int
+        In pixels.
+
+    Returns
+    -------
+    image : PIL image
+        The same with every release of Pillow.
+    """
+    bilinear = Image.Resampling.BILINEAR
+    return image.resize((side, image.height), bilinear).resize((side, side), bilinear)
 
 
 def _open(raw: bytes | Image.Image | np.ndarray, max_pixels: int | None) -> Image.Image:

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_dfd.classifier import DeepFakeClassifier
-from sklearn_dfd.decoding import to_rgb
+from sklearn_dfd.decoding import squash, to_rgb
 from sklearn_dfd.devices import own_torch_state
 from sklearn_dfd.features import MobileNetV2Features
 from sklearn_dfd.images import as_image_list, read_all
@@ -158,8 +158,7 @@ class GradCAMDisplay:
             if hasattr(step, "transform"):  # a sampler acts in fit alone
                 X = step.transform(X)
         photos = read_all(as_image_list(X), to_rgb)
-        side = (features.image_size, features.image_size)
-        pixels = np.stack([np.asarray(p.resize(side, Image.Resampling.BILINEAR)) for p in photos])
+        pixels = np.stack([np.asarray(squash(photo, features.image_size)) for photo in photos])
         maps, probability = _grad_cam(
             features, classifier, pixels, classes.index(class_of_interest), block
         )

@@ -93,6 +93,11 @@ class OnnxGraph:
         x = self.add("Add", x, self.constant(_PILLOW_ONE / 2))
         return self.add("Floor", self.add("Div", x, self.constant(_PILLOW_ONE)))
 
+    def add_mirrored(self, pixels):
+        """Add the mirror images after the images, from n of shape (3, side, side) to 2n."""
+        last, start, end = (self.constant(np.array([i])) for i in (-1, -1, np.iinfo(np.int64).min))
+        return self.add("Concat", pixels, self.add("Slice", pixels, start, end, last, last), axis=0)
+
     def add_trunk(self, trunk, pixels):
         """Add the frozen blocks, from pixels (n, 3, side, side) of 0 to 255 to maps.
 

@@ -35,7 +35,7 @@ def make_deepfake_pipeline(
     memory=None,
     n_jobs=None,
     on_error="raise",
-    **classifier_params,
+    **params,
 ):
     """Build the detector: features of images, then the fine-tuned tail.
 
@@ -69,9 +69,10 @@ def make_deepfake_pipeline(
     on_error : {"raise", "nan"}, default="raise"
         What an image that cannot be used does. The classifier does not take rows of NaN.
 
-    **classifier_params
-        All other parameters of :class:`DeepFakeClassifier`, ``batch_size`` among them. They come
-        before those of the preset.
+    **params
+        All other parameters of :class:`DeepFakeClassifier`, ``batch_size`` and ``verbose`` among
+        them, and those that :class:`MobileNetV2Features` alone has, such as ``engine``,
+        ``max_pixels`` or ``store_weights_in_pickle``. They come before those of the preset.
 
     Returns
     -------
@@ -84,6 +85,8 @@ def make_deepfake_pipeline(
     ------
     ValueError
         If there is no such preset.
+    TypeError
+        If neither step has a parameter of that name.
 
     Examples
     --------
@@ -94,7 +97,15 @@ def make_deepfake_pipeline(
     >>> pipe.fit(photos.data, photos.target).predict(photos.data).shape
     (40,)
     """
-    settings = {**_PRESETS[preset], **classifier_params}
+    known = DeepFakeClassifier().get_params()
+    of_features = {name: params.pop(name) for name in params.keys() - known.keys()}
+    unknown = of_features.keys() - MobileNetV2Features().get_params().keys()
+    if unknown:
+        raise TypeError(
+            f"make_deepfake_pipeline takes no {', '.join(sorted(unknown))}: neither "
+            "MobileNetV2Features nor DeepFakeClassifier has a parameter of that name."
+        )
+    settings = {**_PRESETS[preset], **params}
     preset_layer = settings.pop("layer")
     layer = preset_layer if layer is None else layer
     features = MobileNetV2Features(
@@ -105,6 +116,7 @@ def make_deepfake_pipeline(
         memory=memory,
         n_jobs=n_jobs,
         on_error=on_error,
+        **of_features,
     )
     classifier = DeepFakeClassifier(layer, weights=weights, device=device, **settings)
     pipeline = Pipeline([("features", features), ("classifier", classifier)])

@@ -12,6 +12,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
 from sklearn_dfd.augmentation import ImageAugmenter, View
@@ -159,6 +160,36 @@ def test_groups_and_weights_reach_the_classifier(routing, pipe, photos, weight, 
     assert not hasattr(pipe[-1], "_metadata_request")  # asked for in the clone alone
 
 
+@pytest.mark.parametrize("routing", [False, True])
+def test_photographs_to_validate_on_are_transformed_and_have_no_views(
+    routing, pipe, photos, weight, received, seen
+):
+    pipe.set_params(classifier__early_stopping=True)
+    detector = AugmentedClassifier(pipe, n_views=2, average_mirrored=False)
+    X, y, X_val, y_val = photos.data[6:], photos.target[6:], photos.data[:6], photos.target[:6]
+    with config_context(enable_metadata_routing=routing):
+        detector.fit(X, y, X_val=tuple(X_val), y_val=y_val, sample_weight=weight[6:])
+    assert set(received[0]) == {"groups", "sample_weight", "X_val", "y_val"}
+    assert len(seen[0]) == 3 * 18 and seen[1] == list(X_val) and len(seen) == 2
+    expected = detector.estimator_[0].transform(X_val)
+    np.testing.assert_array_equal(received[0]["X_val"], expected)
+    history = detector.estimator_[-1].history_
+    assert history[0]["valid_accuracy"] == pytest.approx(detector.score(X_val, y_val))
+    # all that is left behind is the fit
+    clone(detector.estimator_).fit(X, y)
+    assert detector.estimator_.transform_input is pipe.transform_input is None
+    assert not hasattr(pipe[-1], "_metadata_request")
+
+
+def test_photographs_to_validate_on_in_a_search_with_routing(pipe, photos, received):
+    X, y, X_val, y_val = photos.data[6:], photos.target[6:], photos.data[:6], photos.target[:6]
+    with config_context(enable_metadata_routing=True):
+        pipe[-1].set_fit_request(X_val=True, y_val=True, groups=False)
+        search = GridSearchCV(AugmentedClassifier(pipe), {"n_views": [0, 1]}, cv=2)
+        search.set_params(error_score="raise").fit(X, y, X_val=X_val, y_val=y_val)
+    assert [len(call["X_val"]) for call in received] == [6] * (2 * 2 + 1)
+
+
 def asked_of_the_detector(pipe):
     detector = AugmentedClassifier(pipe, n_views=1)
     detector.set_fit_request(sample_weight=True, groups=True)
@@ -253,9 +284,18 @@ def test_bad_input(pipe, photos):
     assert detector.fit(photos.data, photos.target).predict_proba(photos.data).shape == (24, 2)
     with pytest.raises(ValueError, match="sample_weight has 3 values for 24 images"):
         detector.fit(photos.data, photos.target, sample_weight=[1, 2, 3])
+    neighbors = KNeighborsClassifier()
     for routing in (False, True):
         with config_context(enable_metadata_routing=routing):
-            with pytest.raises(ValueError, match="KNeighborsClassifier takes no sample_weight"):
-                AugmentedClassifier(KNeighborsClassifier(), n_views=1).fit(
-                    photos.data, photos.target, sample_weight=np.ones(24)
-                )
+            for estimator in (neighbors, make_pipeline(pipe[0], neighbors)):
+                for name, value in (("sample_weight", np.ones(24)), ("X_val", photos.data)):
+                    with pytest.raises(ValueError, match=f"KNeighborsClassifier takes no {name}"):
+                        AugmentedClassifier(estimator, n_views=1).fit(
+                            photos.data, photos.target, **{name: value}
+                        )
+    with pytest.raises(ValueError, match="X_val and y_val go together"):
+        AugmentedClassifier(pipe).fit(photos.data, photos.target, X_val=photos.data)
+    with pytest.raises(ValueError, match="X_val and y_val go together"):
+        AugmentedClassifier(pipe).fit(photos.data, photos.target, y_val=photos.target)
+    with pytest.raises(TypeError, match="single path"):
+        AugmentedClassifier(pipe).fit(photos.data, photos.target, X_val="a.jpg", y_val=[0])

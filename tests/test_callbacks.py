@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.fixes import parse_version
 
 from sklearn_dfd import DeepFakeClassifier, make_deepfake_pipeline
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.callbacks import NoCallbacks, training_data
 
 EPOCHS = 4
@@ -280,6 +281,62 @@ def test_progress_bar_of_the_detector(progress_bar, capsys):
     assert "MobileNetV2Features - fit" in out and "DeepFakeClassifier - fit" in out
 
 
+# ---- in the classifier of views ----
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def detector():
+    pipe = make_deepfake_pipeline("pool", weights=None, image_size=32, max_epochs=2, random_state=0)
+    return AugmentedClassifier(pipe, n_views=1)
+
+
+def test_search_over_views_shows_its_epochs(progress_bar, detector, images, capsys):
+    """No part of it warns that it knows of no callbacks."""
+    search = GridSearchCV(detector, {"n_views": [0, 1]}, cv=2, error_score="raise")
+    search.set_callbacks(progress_bar(max_propagation_depth=None)).fit(images, np.arange(12) % 2)
+    out = capsys.readouterr().out
+    n_fits = 2 * 2 + 1
+    assert out.count("AugmentedClassifier - fit-estimator | Pipeline - fit") == n_fits
+    assert out.count("Pipeline - fit-final-estimator | DeepFakeClassifier - fit") == n_fits
+    assert not hasattr(search.best_estimator_.estimator_, "_skl_callbacks")  # they were lent
+
+
+def test_the_classifier_of_views_tells_of_photographs(callback, detector, images):
+    y, weight = np.arange(12) % 2, np.r_[0.0, np.ones(11)]
+    outside, inside = Recorder(), Recorder()
+    monitor = callback.ScoringMonitor(scoring="neg_log_loss")
+    detector.estimator[-1].set_callbacks(inside)
+    detector.set_callbacks(outside, monitor).fit(images, y, sample_weight=weight)
+    calls = ["setup", "begin fit", "begin fit-estimator", "end fit-estimator", "end fit"]
+    assert outside.calls == [*calls, "teardown"]
+    _, told_X, told_y, metadata, fitted = outside.tasks[-1]
+    np.testing.assert_array_equal(told_X, images[1:])
+    np.testing.assert_array_equal(told_y, y[1:])
+    np.testing.assert_array_equal(metadata["sample_weight"], weight[1:])
+    assert_same_predictions(fitted, detector, images)
+    assert len(inside.epochs()) == 2 and len(inside.epochs()[0][0]) == 2 * 11
+    (scores,) = monitor.get_logs().data
+    expected = get_scorer("neg_log_loss")(detector, images[1:], y[1:])
+    assert scores["neg_log_loss"] == pytest.approx(expected)
+    detector.set_callbacks()
+    detector.estimator[-1].set_callbacks()
+    assert_same_predictions(clone(detector).fit(images, y, sample_weight=weight), detector, images)
+
+
+def test_a_callback_stops_the_training_on_views(callback, detector, images):
+    detector.estimator[-1].set_callbacks(Recorder(stop_after=1))
+    detector.fit(images, np.arange(12) % 2)
+    assert detector.estimator_[-1].n_iter_ == 1
+
+
+# ---- in a search ----
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_grid_search_over_a_pipeline(progress_bar, callback, classifier, data, capsys, n_jobs):
     """The bar comes down from the search; the monitor is the classifier's own."""
@@ -332,7 +389,8 @@ def test_no_callbacks_never_stop():
 def test_callbacks_are_there_from_scikit_learn_1_9_on():
     """So that no test of them is skipped where there is something to test."""
     from_1_9_on = parse_version(sklearn.__version__) >= parse_version("1.9")
-    assert hasattr(DeepFakeClassifier, "set_callbacks") == from_1_9_on
+    for estimator in (DeepFakeClassifier, AugmentedClassifier):
+        assert hasattr(estimator, "set_callbacks") == from_1_9_on
 
 
 WITHOUT_SKLEARN_CALLBACK = """
@@ -344,9 +402,14 @@ from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn_dfd import DeepFakeClassifier
+from sklearn_dfd import DeepFakeClassifier, make_deepfake_pipeline
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 
 assert not hasattr(DeepFakeClassifier, "set_callbacks")
+assert not hasattr(AugmentedClassifier, "set_callbacks")
+images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+pipe = make_deepfake_pipeline("pool", weights=None, image_size=32, max_epochs=1)
+AugmentedClassifier(pipe, n_views=1).fit(images, np.arange(12) % 2).predict(images)
 X, y = make_classification(n_samples=80, n_features=20, random_state=0)
 clf = DeepFakeClassifier(layer="pool", max_epochs=3, early_stopping=True, random_state=0)
 pipeline = make_pipeline(StandardScaler(), clone(clf)).fit(X, y)

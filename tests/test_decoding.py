@@ -451,6 +451,16 @@ def test_load_is_pillows_bilinear_resize_of_the_rgb_image(size):
         assert pixels.flags.writeable
 
 
+@pytest.mark.parametrize(("height", "width"), [(139, 100), (457, 23), (301, 217), (100, 139)])
+def test_tall_images_are_squashed_as_wide_ones_are(height, width):
+    """Along the rows first, whatever order this release of Pillow takes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    for size in (64, 224):
+        rows = Image.fromarray(pixels).resize((size, height), Image.Resampling.BILINEAR)
+        expected = np.asarray(rows.resize((size, size), Image.Resampling.BILINEAR))
+        assert np.array_equal(load_rgb(pixels, size), expected)
+
+
 def test_load_is_antialiased_and_changes_nothing_in_place():
     checkers = np.indices((64, 64)).sum(axis=0) % 2 * np.uint8(255)
     checkers = checkers.astype(np.uint8)

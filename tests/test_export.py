@@ -1,5 +1,6 @@
 """A file for another runtime says what ``predict_proba`` says."""
 
+import copy
 import json
 import sys
 import warnings
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
@@ -18,7 +20,8 @@ from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_p
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
 from sklearn_dfd.decoding import load_rgb
-from sklearn_dfd.export import to_executorch, to_onnx
+from sklearn_dfd.export import measure_onnx_loss, to_executorch, to_onnx
+from sklearn_dfd.images import ImageError
 from sklearn_dfd.onnx_graph import OnnxGraph
 
 onnx = pytest.importorskip("onnx")
@@ -84,7 +87,9 @@ def test_images_of_any_size_are_squashed_as_ours_are(pipe, path, size):
         np.testing.assert_allclose(answer(path, images), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(2, 2), (97, 130), (64, 300), (301, 64), (640, 480)])
+@pytest.mark.parametrize(
+    "size", [(2, 2), (97, 130), (64, 300), (301, 64), (640, 480), (139, 100), (457, 23)]
+)
 def test_squashing_is_pillows_to_the_last_bit(size):
     graph = OnnxGraph()
     output = graph.add_squash("images", 64)
@@ -129,6 +134,51 @@ def test_a_head_alone_on_features_that_are_maps(photos, path):
     np.testing.assert_allclose(
         answer(path, photos.data), pipe.predict_proba(photos.data), rtol=0, atol=1e-4
     )
+
+
+# ---- in both mirror images ----
+
+
+@pytest.fixture(scope="module")
+def detector(photos, weights_file):
+    detector = make_deepfake_pipeline(
+        preset="accurate", weights=weights_file, image_size=64, max_epochs=1, batch_size=8, lr=1e-3
+    ).set_params(n_views=1, estimator__classifier__random_state=0)
+    return detector.fit(photos.data, photos.target_names[photos.target])
+
+
+@pytest.mark.parametrize("average_mirrored", [True, False])
+def test_both_mirror_images_are_averaged_as_the_detector_does(
+    average_mirrored, detector, photos, path
+):
+    detector = copy.deepcopy(detector).set_params(average_mirrored=average_mirrored)
+    to_onnx(detector, path)
+    for images in (photos.data, pictures(1, 97, 130), pictures(3, 301, 64)):
+        expected = detector.predict_proba(images)
+        np.testing.assert_allclose(answer(path, images), expected, rtol=0, atol=1e-4)
+    alone = detector.estimator_.predict_proba(photos.data)
+    far = np.abs(answer(path, photos.data) - alone).max()
+    assert far > 1e-3 if average_mirrored else far < 1e-4
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["classes"]) == ["genuine", "spliced"] and metadata["layer"] == "10"
+
+
+@pytest.mark.parametrize("size", [(2, 2), (33, 31), (97, 130), (64, 300), (1201, 799)])
+def test_a_mirror_image_is_squashed_to_the_mirror_image(size):
+    for image in pictures(2, *size):
+        for side in (32, 224):
+            mirrored = load_rgb(image, side)[:, ::-1]
+            np.testing.assert_array_equal(load_rgb(image[:, ::-1], side), mirrored)
+
+
+def test_int8_of_both_mirror_images(detector, photos, path):
+    to_onnx(detector, path, calibration_images=photos.data)
+    near, exact = answer(path, photos.data), detector.predict_proba(photos.data)
+    assert 1e-6 < np.abs(near - exact).mean() < 0.1
+    # that of the mirror images is the same: integers add up to the same in either order
+    np.testing.assert_allclose(answer(path, photos.data[:, :, ::-1]), near, rtol=0, atol=1e-6)
 
 
 # ---- the file ----
@@ -176,6 +226,54 @@ def test_int8_is_smaller_and_near(pipe, photos, path, tmp_path, caplog):
     assert json.loads(metadata["classes"]) == ["genuine", "spliced"]
 
 
+# ---- what the file has lost ----
+
+
+def test_the_loss_in_roc_auc(pipe, photos, path, tmp_path):
+    to_onnx(pipe, path, calibration_images=photos.data[:12])
+    held_out = make_spliced_photos(24, random_state=1)
+    y = held_out.target_names[held_out.target]
+    files = [str(tmp_path / f"{i}.png") for i in range(24)]
+    for file, pixels in zip(files, held_out.data, strict=True):
+        Image.fromarray(pixels).save(file)
+    options = {"groups": held_out.groups, "random_state": 0}
+    loss = measure_onnx_loss(pipe, path, files, y, **options)
+    a = pipe.predict_proba(held_out.data)[:, 1]
+    b = answer(path, held_out.data)[:, 1]
+    assert loss.roc_auc == roc_auc_score(y, a)
+    assert loss.roc_auc_of_file == pytest.approx(roc_auc_score(y, b), abs=0.01)
+    assert loss.lost == loss.roc_auc - loss.roc_auc_of_file
+    assert loss.low < loss.high and loss.low <= loss.lost + 0.01
+    assert loss.mean_difference == pytest.approx(np.abs(a - b).mean(), rel=1e-3)
+    assert loss.max_difference == pytest.approx(np.abs(a - b).max(), rel=1e-3)
+    assert measure_onnx_loss(pipe, path, files, y, **options) == loss
+    narrow = measure_onnx_loss(pipe, path, files, y, confidence_level=0.5, **options)
+    assert narrow.high - narrow.low < loss.high - loss.low
+
+
+def test_nothing_is_lost_in_float32(detector, photos, path):
+    to_onnx(detector, path)
+    y = photos.target_names[photos.target]
+    loss = measure_onnx_loss(detector, path, [*photos.data[:23], pictures(1, 97, 130)[0]], y)
+    assert loss.lost == loss.low == loss.high == 0 and loss.max_difference < 1e-4
+
+
+def test_a_loss_that_cannot_be_measured_is_an_error(pipe, photos, path):
+    y = photos.target_names[photos.target]
+    to_onnx(fitted("pool", None, photos), path)
+    with pytest.raises(ValueError, match=r"another detector: its classes are \[0, 1\], not \['gen"):
+        measure_onnx_loss(pipe, path, photos.data, y)
+    to_onnx(pipe, path)
+    with pytest.raises(ValueError, match=r"labels \[0, 1\] .* classes \['genuine', 'spliced'\]"):
+        measure_onnx_loss(pipe, path, photos.data, photos.target)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        measure_onnx_loss(pipe, path, photos.data, y[:5])
+    with pytest.raises(ImageError, match=r"absent\.jpg"):
+        measure_onnx_loss(pipe, path, [*photos.data[:23], "absent.jpg"], y)
+    with pytest.raises(TypeError, match="not DeepFakeClassifier"):
+        measure_onnx_loss(pipe[-1], path, photos.data, y)
+
+
 # ---- ExecuTorch ----
 
 
@@ -186,6 +284,16 @@ def executorch():
         warnings.simplefilter("ignore")
         pytest.importorskip("executorch.exir")
         yield pytest.importorskip("executorch.runtime")
+
+
+def test_executorch_averages_both_mirror_images(executorch, detector, photos, tmp_path):
+    path = tmp_path / "detector.pte"
+    to_executorch(detector, path)
+    forward = executorch.Runtime.get().load_program(path).load_method("forward")
+    expected = detector.predict_proba(photos.data[:6])
+    for image, wanted in zip(photos.data[:6], expected, strict=True):
+        (probabilities,) = forward.execute([torch.as_tensor(load_rgb(image, 64)[np.newaxis])])
+        np.testing.assert_allclose(probabilities.numpy(), [wanted], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer", [15, "pool"])
@@ -218,15 +326,16 @@ def test_other_estimators_are_an_error(pipe, photos, path, write):
     search.best_estimator_ = pipe
     for estimator, expected in (
         (search, r"not GridSearchCV\. Pass its best_estimator_\."),
-        (AugmentedClassifier(pipe), r"not AugmentedClassifier\. Pass its estimator_, which"),
+        (AugmentedClassifier(search), r"AugmentedClassifier of one, not one of GridSearchCV\.$"),
         (CalibratedClassifierCV(pipe), "not CalibratedClassifierCV"),
         (pipe["classifier"], "not DeepFakeClassifier"),
         (pipe[:1], "not MobileNetV2Features"),
     ):
         with pytest.raises(TypeError, match=expected):
             write(estimator, path)
-    with pytest.raises(NotFittedError):
-        write(make_deepfake_pipeline(weights=None), path)
+    for preset in (None, "accurate"):
+        with pytest.raises(NotFittedError):
+            write(make_deepfake_pipeline(preset=preset, weights=None), path)
     assert not path.exists()
 
 
@@ -234,17 +343,22 @@ def test_other_estimators_are_an_error(pipe, photos, path, write):
 def test_bfloat16_is_an_error(pipe, path, write):
     pipe["features"].set_params(precision="bfloat16")
     try:
-        with pytest.raises(ValueError, match="computes in bfloat16"):
+        with pytest.raises(ValueError, match=r"computes in bfloat16 .* not: set_params\("):
             write(pipe, path)
+        detector = AugmentedClassifier(pipe)
+        detector.estimator_, detector.classes_ = pipe, pipe.classes_
+        with pytest.raises(ValueError, match=r"not: estimator_\.set_params\("):
+            write(detector, path)
     finally:
         pipe["features"].set_params(precision="float32")
 
 
-@pytest.mark.parametrize(("write", "package"), [(to_onnx, "onnx"), (to_executorch, "executorch")])
-def test_without_the_package_the_error_says_what_to_install(
-    pipe, path, monkeypatch, write, package
-):
-    monkeypatch.setitem(sys.modules, package, None)
+@pytest.mark.parametrize(
+    ("write", "module"), [(to_onnx, "onnx"), (to_executorch, "executorch.exir")]
+)
+def test_without_the_package_the_error_says_what_to_install(pipe, path, monkeypatch, write, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    package = module.split(".")[0]
     message = rf'{package} is needed .* pip install "sklearn-dfd\[{package}\]"'
     with pytest.raises(ImportError, match=message):
         write(pipe, path)

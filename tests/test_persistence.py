@@ -3,14 +3,17 @@
 import io
 import lzma
 import pickle
+import runpy
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline, persistence
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore
 from sklearn_dfd.weights import WeightsError, load_weights
@@ -29,6 +32,12 @@ def pipe(photos):
         weights=None, image_size=64, max_epochs=1, hidden_layer_sizes=(8,), random_state=0
     )
     return pipe.fit(photos.data, photos.target_names[photos.target])
+
+
+@pytest.fixture(scope="module")
+def detector(pipe, photos):
+    detector = AugmentedClassifier(pipe, n_views=1)
+    return detector.fit(photos.data, photos.target_names[photos.target])
 
 
 @pytest.fixture
@@ -58,9 +67,17 @@ def imported_by(content):
 # ---- files of earlier releases ----
 
 
-@pytest.mark.parametrize("path", FROZEN, ids=lambda path: path.stem)
-def test_frozen_files_answer_what_they_answered(path):
-    with lzma.open(path) as file:
+@pytest.fixture(params=[*FROZEN, "written now"], ids=lambda path: Path(path).stem)
+def path_of_release(request, tmp_path):
+    if request.param in FROZEN:
+        return request.param
+    path = tmp_path / "now.xz"
+    runpy.run_path(str(FROZEN[0].with_name("write.py")))["write"](path)
+    return path
+
+
+def test_frozen_files_answer_what_they_answered(path_of_release):
+    with lzma.open(path_of_release) as file:
         content = pickle.load(file)
     transformer, images = content["transformer"], content["images"]
     np.testing.assert_allclose(
@@ -72,6 +89,14 @@ def test_frozen_files_answer_what_they_answered(path):
             probabilities, content[f"probabilities_of_{name}"], rtol=0, atol=1e-6
         )
         assert repr(content[name]).startswith("DeepFakeClassifier(")
+    if "detector" in content or path_of_release not in FROZEN:  # the first two have none
+        np.testing.assert_allclose(
+            content["detector"].predict_proba(images),
+            content["probabilities_of_detector"],
+            rtol=0,
+            atol=1e-5,
+        )
+        assert content["detector"].get_params()["n_views"] == 1  # all of them are there
     head = content["head"]
     assert head.partial_fit(content["X"], head.predict(content["X"])).n_iter_ == 11
 
@@ -98,19 +123,34 @@ def test_parameters_that_came_later_have_a_value_for_older_files(name):
         assert estimator.engine == "torch"  # there was no other, and "auto" rounds differently
 
 
-@pytest.mark.parametrize("Estimator", [DeepFakeClassifier, MobileNetV2Features])
+def test_a_file_of_views_without_a_parameter_that_came_later(monkeypatch, detector):
+    """And one from before it had the number of a format."""
+    state = detector.__getstate__()
+    for name in ("recipe", "_format", "_release"):
+        del state[name]
+    monkeypatch.setattr(AugmentedClassifier, "_parameters_of_older_files", {"recipe": "mirrored"})
+    older = AugmentedClassifier.__new__(AugmentedClassifier)
+    older.__setstate__(state)
+    assert older.recipe == "mirrored" and older.n_views == 1 and older.estimator_
+
+
+@pytest.mark.parametrize(
+    "Estimator",
+    [DeepFakeClassifier, MobileNetV2Features, AugmentedClassifier],
+)
 def test_a_newer_format_is_an_error_that_names_the_release(monkeypatch, Estimator):
+    estimator = Estimator(None)
     monkeypatch.setattr(persistence, "FORMAT", 99)
     monkeypatch.setattr(persistence, "__version__", "7.8.9")
-    content = pickle.dumps(Estimator())
+    content = pickle.dumps(estimator)
     monkeypatch.undo()
     expected = rf"This {Estimator.__name__} was saved by sklearn-dfd 7\.8\.9 in format 99"
     with pytest.raises(ValueError, match=expected):
         pickle.loads(content)
 
 
-def test_the_format_is_in_the_file_and_not_in_the_estimator(pipe):
-    for step in pipe.named_steps.values():
+def test_the_format_is_in_the_file_and_not_in_the_estimator(pipe, detector):
+    for step in (*pipe.named_steps.values(), detector):
         assert step.__getstate__()["_format"] == persistence.FORMAT
         assert vars(reloaded(step)).keys() == vars(step).keys()
 
@@ -201,6 +241,32 @@ def test_weights_left_out_and_no_longer_there_are_an_error(photos, weights_file,
     np.testing.assert_array_equal(moved.transform(photos.data), transformer.transform(photos.data))
 
 
+@pytest.mark.parametrize("when", ["before fit", "after fit"])
+def test_weights_left_out_of_the_classifier_of_views(
+    detector, photos, weights_file, tmp_path, when
+):
+    """By the names that docs/saving.md gives."""
+    weights = tmp_path / "mine.pth"
+    weights.write_bytes(Path(weights_file).read_bytes())
+    detector = clone(detector).set_params(
+        estimator__features__weights=weights, estimator__classifier__weights=weights
+    )
+    if when == "before fit":
+        detector.set_params(estimator__features__store_weights_in_pickle=False)
+    detector.fit(photos.data, photos.target)
+    if when == "after fit":
+        detector.estimator_.set_params(features__store_weights_in_pickle=False)
+    expected = detector.predict_proba(photos.data)
+    loaded = reloaded(detector)
+    assert not hasattr(loaded.estimator_["features"], "weights_")
+    weights.unlink()
+    IN_PROCESS.clear()
+    with pytest.raises(WeightsError, match=r"mine\.pth"):
+        loaded.predict_proba(photos.data)
+    loaded.estimator_.set_params(features__weights=weights_file)
+    np.testing.assert_array_equal(loaded.predict_proba(photos.data), expected)
+
+
 def test_kept_features_need_no_weights(transformer, photos, tmp_path):
     expected = transformer.set_params(memory=tmp_path).transform(photos.data)
     loaded = reloaded(transformer).set_params(weights="absent.pth")
@@ -233,6 +299,16 @@ def test_skops_asks_to_trust_our_types_alone(sio, pipe, photos, tmp_path):
     assert loaded["classifier"].history_ == pipe["classifier"].history_
     with pytest.raises(sio.exceptions.UntrustedTypesFoundException, match="DeepFakeClassifier"):
         sio.load(path, trusted=OURS[1:])
+
+
+def test_skops_and_the_classifier_of_views(sio, detector, photos):
+    data = sio.dumps(detector)
+    ours = ["sklearn_dfd.augmented_classifier.AugmentedClassifier", *OURS]
+    assert sio.get_untrusted_types(data=data) == ours
+    loaded = sio.loads(data, trusted=ours)
+    np.testing.assert_array_equal(
+        loaded.predict_proba(photos.data), detector.predict_proba(photos.data)
+    )
 
 
 def test_skops_with_every_kind_of_parameter(sio, pipe, photos, tmp_path):

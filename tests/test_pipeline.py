@@ -9,7 +9,12 @@ import pytest
 from sklearn import config_context
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 
-from sklearn_dfd import extraction, make_deepfake_pipeline
+from sklearn_dfd import (
+    DeepFakeClassifier,
+    MobileNetV2Features,
+    extraction,
+    make_deepfake_pipeline,
+)
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
 from sklearn_dfd.feature_store import FeatureStore
@@ -38,8 +43,22 @@ def test_parameters_reach_their_step():
     assert params["features__batch_size"] == "auto" and params["classifier__batch_size"] == 8
     assert list(pipe.named_steps) == ["features", "classifier"]
     assert len(pickle.dumps(pipe)) < 1000
-    with pytest.raises(TypeError, match="learning_rate"):
-        make_deepfake_pipeline(learning_rate=1)
+    with pytest.raises(TypeError, match="takes no engines, learning_rate: neither MobileNetV2Feat"):
+        make_deepfake_pipeline(learning_rate=1, lr=1e-3, engines="torch")
+
+
+@pytest.mark.parametrize("preset", [None, "accurate"])
+def test_every_parameter_of_either_step_is_taken(preset):
+    of_features, of_classifier = MobileNetV2Features(), DeepFakeClassifier()
+    names = of_features.get_params().keys() | of_classifier.get_params().keys()
+    given = {name: object() for name in names}
+    pipe = make_deepfake_pipeline(preset=preset, **given)
+    features, classifier = pipe if preset is None else pipe.estimator
+    for name in classifier.get_params():
+        assert getattr(classifier, name) is given[name]
+    for name in features.get_params().keys() - {"batch_size", "verbose"}:
+        assert getattr(features, name) is given[name]
+    assert features.batch_size == "auto" and features.verbose == 0
 
 
 def test_accurate_preset(photos):

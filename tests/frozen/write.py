@@ -10,9 +10,11 @@ import pickle
 import sys
 
 import numpy as np
+from sklearn.pipeline import make_pipeline
 
 import sklearn_dfd
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 
 
 def patterned(name, array):
@@ -21,6 +23,11 @@ def patterned(name, array):
         return array
     values = (np.arange(array.size) * (1 + len(name) % 5) % 13 - 6) / 100
     return (np.abs(values) + 0.5 if name.endswith("var") else values).reshape(array.shape)
+
+
+def patterned_tail(classifier):
+    for name, tensor in classifier.net_.module_.state_dict().items():
+        tensor.copy_(type(tensor)(np.asarray(patterned(name, tensor.numpy()), np.float32)))
 
 
 def write(path):
@@ -38,9 +45,11 @@ def write(path):
     blocks = DeepFakeClassifier(
         layer=17, weights=None, hidden_layer_sizes=(4,), max_epochs=1, device="cpu", random_state=0
     ).fit(maps, y[:6])
-    state = blocks.net_.module_.state_dict()
-    for name, tensor in state.items():
-        tensor.copy_(type(tensor)(np.asarray(patterned(name, tensor.numpy()), np.float32)))
+    patterned_tail(blocks)
+
+    small = DeepFakeClassifier("pool", hidden_layer_sizes=(), device="cpu", random_state=0)
+    detector = AugmentedClassifier(make_pipeline(transformer, small), n_views=1).fit(images, y[:3])
+    patterned_tail(detector.estimator_[-1])
 
     content = {
         "release": sklearn_dfd.__version__,
@@ -53,6 +62,8 @@ def write(path):
         "probabilities_of_head": head.predict_proba(X),
         "blocks": blocks,
         "probabilities_of_blocks": blocks.predict_proba(maps),
+        "detector": detector,
+        "probabilities_of_detector": detector.predict_proba(images),
     }
     with lzma.open(path, "wb") as file:
         pickle.dump(content, file, protocol=4)  # 5 names a part of numpy that numpy 1 lacks
