@@ -113,9 +113,9 @@ def judged(name, seed):
     )
     for detector, test in zip(result["estimator"], result["indices"]["test"], strict=True):
         probability[name][test] = detector.predict_proba(X[test])[:, 1]
-        if several:
+        if name == "accurate":
             detector.set_params(average_mirrored=False, average_crops=False)
-            single[test] = detector.predict_proba(X[test])[:, 1]
+            probability[names[0]][test] = detector.predict_proba(X[test])[:, 1]
     return probability
 
 
