@@ -106,16 +106,14 @@ def judged(name, seed):
     )
     aucs = ", ".join(f"{auc:.3f}" for auc in result["test_score"])
     say(f"{name}, seed {seed}: ROC AUC {aucs} in the folds")
-    several = name == "accurate"
-    single = np.empty(len(X))
-    probability = {name: np.empty(len(X))} | (
-        {"accurate, a single look": single} if several else {}
-    )
+    single = "accurate, a single look"
+    names = [single, name] if name == "accurate" else [name]
+    probability = {name: np.empty(len(X)) for name in names}
     for detector, test in zip(result["estimator"], result["indices"]["test"], strict=True):
         probability[name][test] = detector.predict_proba(X[test])[:, 1]
         if name == "accurate":
             detector.set_params(average_mirrored=False, average_crops=False)
-            probability[names[0]][test] = detector.predict_proba(X[test])[:, 1]
+            probability[single][test] = detector.predict_proba(X[test])[:, 1]
     return probability
 
 
