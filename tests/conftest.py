@@ -1,17 +1,26 @@
-"""Fixtures for all tests: weights that need no network, real data where it is at hand, guards."""
+"""Fixtures for all tests: weights that need no network, real data, stores, rows, guards."""
 
+import functools
 import ipaddress
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from counted_extraction import PATIENCE, make_pixels, write
+from sklearn.datasets import make_classification
 from torchvision.models import mobilenet_v2
 from torchvision_reference import torchvision_model
 
-from sklearn_dfd.feature_store import IN_PROCESS
+from sklearn_dfd import DeepFakeClassifier
+from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore
 from sklearn_dfd.weights import load_weights
+
+# so that what fails in their assertions is shown
+pytest.register_assert_rewrite("same_weights", "stored_rows")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -71,6 +80,103 @@ def reference(weights_file):
 def arrays(weights_file):
     """Our reading of `weights_file`."""
     return load_weights(weights_file)
+
+
+@pytest.fixture
+def state(weights_file):
+    """A state dict of the test's own, with the weights of `weights_file`."""
+    return torch.load(weights_file, weights_only=True)
+
+
+# feature stores, and files to extract features of
+
+
+@pytest.fixture(params=["memory", "directory"])
+def any_store(request, tmp_path):
+    return MemoryStore(10**9) if request.param == "memory" else FeatureStore(tmp_path / "store")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FeatureStore(tmp_path / "store")
+
+
+@pytest.fixture
+def pixels():
+    return make_pixels(150)
+
+
+@pytest.fixture
+def files(pixels, tmp_path):
+    (tmp_path / "images").mkdir()
+    return write(tmp_path / "images", pixels)
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def no_endless_waiting(monkeypatch):
+    """End those that would wait for each other for ever, so that no thread is left behind."""
+    deadline = time.monotonic() + PATIENCE
+    for cls in (MemoryStore, FeatureStore):
+
+        def claim(self, keys, owner, original=cls.claim):
+            assert time.monotonic() < deadline, "nobody gets any further"
+            return original(self, keys, owner)
+
+        monkeypatch.setattr(cls, "claim", claim)
+
+
+# classifiers, and rows for them
+
+
+@pytest.fixture
+def head_data():
+    X, y = make_classification(n_samples=120, n_features=20, random_state=0)
+    return X.astype(np.float32), y
+
+
+@pytest.fixture
+def head():
+    return DeepFakeClassifier(layer="pool", lr=1e-3, max_epochs=4, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def block_data():
+    """Rows for the blocks after layer 15: 160 channels of 2 x 2."""
+    rng = np.random.default_rng(0)
+    y = np.arange(50) % 2
+    X = rng.normal(size=(50, 160, 2, 2)) + 0.5 * y[:, None, None, None]
+    return X.reshape(50, -1).astype(np.float32), y
+
+
+@pytest.fixture
+def blocks():
+    return DeepFakeClassifier(
+        weights=None, max_epochs=2, batch_size=16, hidden_layer_sizes=(32,), random_state=0
+    )
+
+
+@pytest.fixture
+def received(monkeypatch):
+    """What each fit of the classifier was given."""
+    calls = []
+    fit = DeepFakeClassifier.fit
+
+    @functools.wraps(fit)
+    def watched(self, X, y, **metadata):
+        calls.append({"n_rows": len(X), **metadata})
+        return fit(self, X, y, **metadata)
+
+    monkeypatch.setattr(DeepFakeClassifier, "fit", watched)
+    return calls
+
+
+# guards
 
 
 def _is_local(host):

@@ -1,7 +1,5 @@
 """Tests of sklearn_dfd.augmented_classifier: views in training and in judging."""
 
-import functools
-
 import joblib
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
-from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd import MobileNetV2Features, make_deepfake_pipeline
 from sklearn_dfd.augmentation import ImageAugmenter, View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
@@ -144,21 +142,6 @@ def test_sample_weight_of_a_view_is_that_of_its_photograph(pipe, photos):
 
 
 @pytest.fixture
-def received(monkeypatch):
-    """What each fit of the classifier was given."""
-    calls = []
-    fit = DeepFakeClassifier.fit
-
-    @functools.wraps(fit)
-    def watched(self, X, y, **metadata):
-        calls.append(metadata)
-        return fit(self, X, y, **metadata)
-
-    monkeypatch.setattr(DeepFakeClassifier, "fit", watched)
-    return calls
-
-
-@pytest.fixture
 def weight(photos):
     return np.where(photos.groups % 3 == 0, 0.5, 2.0)
 
@@ -173,7 +156,7 @@ def test_groups_and_weights_reach_the_classifier(routing, pipe, photos, weight, 
         AugmentedClassifier(DummyClassifier(), n_views=1).fit(
             photos.data, photos.target, sample_weight=weight, groups=photos.groups
         )
-    assert set(received[0]) == {"groups"}
+    assert set(received[0]) == {"n_rows", "groups"}
     np.testing.assert_array_equal(received[0]["groups"], np.tile(np.arange(24), 3))
     np.testing.assert_array_equal(received[1]["groups"], np.tile(photos.groups, 3))
     np.testing.assert_array_equal(received[1]["sample_weight"], np.tile(weight, 3))
@@ -189,7 +172,7 @@ def test_photographs_to_validate_on_are_transformed_and_have_no_views(
     X, y, X_val, y_val = photos.data[6:], photos.target[6:], photos.data[:6], photos.target[:6]
     with config_context(enable_metadata_routing=routing):
         detector.fit(X, y, X_val=tuple(X_val), y_val=y_val, sample_weight=weight[6:])
-    assert set(received[0]) == {"groups", "sample_weight", "X_val", "y_val"}
+    assert set(received[0]) == {"n_rows", "groups", "sample_weight", "X_val", "y_val"}
     assert len(seen[0]) == 3 * 18 and seen[1] == list(X_val) and len(seen) == 2
     expected = detector.estimator_[0].transform(X_val)
     np.testing.assert_array_equal(received[0]["X_val"], expected)
@@ -239,7 +222,7 @@ def test_search_and_cross_validation_with_routing(asked, pipe, photos, weight, r
         )
     assert len(received) == 2 * (2 + 1)
     for call in received:
-        assert set(call) == {"sample_weight", "groups"}
+        assert set(call) == {"n_rows", "sample_weight", "groups"}
         np.testing.assert_array_equal(
             call["sample_weight"], np.where(call["groups"] % 3 == 0, 0.5, 2.0)
         )
@@ -260,7 +243,7 @@ def test_cross_validation_without_routing(pipe, photos, weight, received):
         params={"sample_weight": weight, "groups": photos.groups},
         error_score="raise",
     )
-    assert [set(call) for call in received] == [{"sample_weight", "groups"}] * 2
+    assert [set(call) for call in received] == [{"n_rows", "sample_weight", "groups"}] * 2
 
 
 def test_metadata_that_nobody_asked_for_is_refused(pipe, photos):

@@ -1,7 +1,5 @@
 """The detector inside scikit-learn's own estimators: do groups, weights and X_val reach it?"""
 
-import functools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,21 +50,6 @@ def pipe():
     return make_deepfake_pipeline(
         weights=None, image_size=32, max_epochs=1, hidden_layer_sizes=(8,), lr=1e-3, random_state=0
     )
-
-
-@pytest.fixture
-def received(monkeypatch):
-    """What each fit of the classifier was given."""
-    calls = []
-    fit = DeepFakeClassifier.fit
-
-    @functools.wraps(fit)
-    def watched(self, X, y, **metadata):
-        calls.append({"n_rows": len(X), **metadata})
-        return fit(self, X, y, **metadata)
-
-    monkeypatch.setattr(DeepFakeClassifier, "fit", watched)
-    return calls
 
 
 @pytest.fixture

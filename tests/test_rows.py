@@ -1,12 +1,132 @@
-"""Tests of sklearn_dfd.rows: that the feature matrix is read where it lies."""
+"""Tests of sklearn_dfd.rows: that all come in batches, and the matrix is read where it lies."""
 
 import numpy as np
 import pytest
+import torch
 from joblib import Parallel, delayed
 
 from sklearn_dfd import DeepFakeClassifier
 from sklearn_dfd.net import TailNet
-from sklearn_dfd.rows import distinct_rows
+from sklearn_dfd.rows import Rows, distinct_rows
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# batches
+
+
+def numbered_rows(n_rows, **kwargs):
+    """Rows that hold their own numbers."""
+    numbers = np.arange(n_rows)
+    return Rows(
+        np.repeat(numbers[:, None], 3, axis=1).astype(np.float32),
+        10 * numbers,
+        (numbers / 4).astype(np.float32),
+        **kwargs,
+    )
+
+
+def numbers_in(batches):
+    """Numbers of the rows of each batch; labels and weights are those of the rows."""
+    found = []
+    for X, (y, weight) in batches:
+        assert X.shape == (len(y), 3) and X.dtype == torch.float32
+        numbers = X[:, 0].long()
+        torch.testing.assert_close(y, 10 * numbers)
+        torch.testing.assert_close(weight, numbers / 4)
+        found.append(numbers.tolist())
+    return found
+
+
+def flat(batches):
+    return [number for batch in batches for number in batch]
+
+
+@pytest.mark.parametrize("n_rows", [1, 4, 10, 12])
+def test_all_rows_once_in_their_order(n_rows):
+    batches = numbers_in(numbered_rows(n_rows).batches(4))
+    assert flat(batches) == list(range(n_rows))
+    assert all(len(batch) == 4 for batch in batches[:-1])
+    assert 1 <= len(batches[-1]) <= 4
+
+
+def test_all_rows_once_shuffled():
+    rows = numbered_rows(100)
+    first = flat(numbers_in(rows.batches(8, generator=seeded())))
+    assert sorted(first) == list(range(100))
+    assert first != sorted(first)
+    assert first == flat(numbers_in(rows.batches(8, generator=seeded())))
+    assert first != flat(numbers_in(rows.batches(8, generator=seeded(1))))
+
+
+def test_order_differs_from_epoch_to_epoch():
+    rows, generator = numbered_rows(100), seeded()
+    first, second = (numbers_in(rows.batches(8, generator=generator)) for _ in range(2))
+    assert first != second
+
+
+def test_rows_that_count():
+    rows = numbered_rows(10, order=np.array([7, 2, 9, 4, 3]))
+    assert len(rows) == 5
+    assert numbers_in(rows.batches(2)) == [[7, 2], [9, 4], [3]]
+    shuffled = flat(numbers_in(rows.batches(2, generator=seeded())))
+    assert sorted(shuffled) == [2, 3, 4, 7, 9]
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "sizes", "joined"),
+    [
+        (9, [4, 4, 1], [4, 5]),
+        (5, [4, 1], [5]),
+        (10, [4, 4, 2], [4, 4, 2]),
+        (8, [4, 4], [4, 4]),
+        (4, [4], [4]),
+        (1, [1], [1]),
+    ],
+)
+def test_last_single_row_joins_only_where_asked(n_rows, sizes, joined):
+    rows = numbered_rows(n_rows)
+    for options in ({}, {"generator": seeded()}):
+        alone = numbers_in(rows.batches(4, **options))
+        assert [len(batch) for batch in alone] == sizes
+        together = numbers_in(rows.batches(4, join_single=True, **options))
+        assert [len(batch) for batch in together] == joined
+        assert sorted(flat(together)) == list(range(n_rows))
+
+
+def test_single_rows_join_one_another_in_pairs():
+    rows = numbered_rows(3)
+    assert numbers_in(rows.batches(1, join_single=True)) == [[0], [1, 2]]
+
+
+def test_memory_maps_are_read_only_and_stay_so(tmp_path):
+    expected = numbered_rows(30)
+    np.save(tmp_path / "X.npy", expected.X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    rows = Rows(mapped, expected.y, expected.weight)
+    assert rows.X is mapped
+    for X, _ in rows.batches(8):
+        X.zero_()  # a copy: torch warns, once a process, where it may not be written to
+    assert flat(numbers_in(rows.batches(8))) == list(range(30))
+
+
+def test_batches_are_copies():
+    rows = numbered_rows(10)
+    for X, (y, weight) in rows.batches(4):
+        X.zero_(), y.zero_(), weight.zero_()
+    assert flat(numbers_in(rows.batches(4))) == list(range(10))
+
+
+def test_rows_without_labels():
+    rows = Rows(np.ones((3, 2), np.float32))
+    ((_, (y, weight)),) = rows.batches(4)
+    assert y.tolist() == [0, 0, 0] and weight.tolist() == [1, 1, 1]
+    assert y.dtype == torch.int64 and weight.dtype == torch.float32
+
+
+# the feature matrix
 
 
 def features():

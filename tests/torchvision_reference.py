@@ -47,6 +47,15 @@ def expected_features(model, images, layer):
     return x.flatten(1)
 
 
+def assert_same_arrays(arrays, state):
+    """Arrays of ours are those of a state dict of torchvision's."""
+    names = [n for n in state if n.startswith("features.") and "num_batches" not in n]
+    assert sorted(arrays) == sorted(names)
+    for name in names:
+        assert arrays[name].dtype == np.float32
+        np.testing.assert_array_equal(arrays[name], state[name].numpy())
+
+
 def relative_error(result, expected):
     return ((result - expected).abs().max() / expected.abs().max()).item()
 

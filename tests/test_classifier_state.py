@@ -1,0 +1,243 @@
+"""Tests of sklearn_dfd.classifier: what a fit depends on and leaves behind, and files of it."""
+
+import copy
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from same_weights import assert_same_weights, parameters_of
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GroupKFold, cross_validate
+
+from sklearn_dfd import DeepFakeClassifier
+from sklearn_dfd.mobilenet import architecture
+
+# ---- repeatable, and nothing carried over ----
+
+
+def test_same_seed_same_weights_whatever_the_global_state(block_data, blocks):
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = clone(blocks).fit(*block_data)
+    torch.manual_seed(2)
+    np.random.seed(2)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    second = clone(blocks).fit(*block_data)
+    assert_same_weights(first, second)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
+    other = clone(blocks).set_params(random_state=1).fit(*block_data)
+    assert not np.array_equal(
+        first.predict_proba(block_data[0]), other.predict_proba(block_data[0])
+    )
+
+
+def test_fit_starts_afresh(block_data, blocks):
+    X, y = block_data
+    once = clone(blocks).fit(X, y)
+    twice = clone(blocks).fit(X[::-1], 1 - y).fit(X, y)
+    assert_same_weights(once, twice)
+    assert len(twice.history_) == 2
+
+
+def test_folds_share_nothing(block_data, blocks):
+    X, y = block_data
+    groups = np.arange(50) // 5
+    folds = cross_validate(
+        blocks, X, y, groups=groups, cv=GroupKFold(2), return_estimator=True, return_indices=True
+    )
+    train = folds["indices"]["train"][1]
+    assert_same_weights(folds["estimator"][1], clone(blocks).fit(X[train], y[train]))
+
+
+def test_fits_in_threads_do_not_disturb_each_other(block_data, blocks):
+    alone = clone(blocks).fit(*block_data)
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda _: clone(blocks).fit(*block_data), range(4)))
+    for other in together:
+        assert_same_weights(alone, other, atol=1e-6)
+
+
+def test_same_weights_in_another_process(head_data, head, tmp_path):
+    joblib.dump((head, *head_data), tmp_path / "in")
+    code = (
+        "import joblib, sys; clf, X, y = joblib.load(sys.argv[1]);"
+        "joblib.dump(clf.fit(X, y).predict_proba(X), sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "in", tmp_path / "out"], check=True)
+    expected = head.fit(*head_data).predict_proba(head_data[0])
+    np.testing.assert_allclose(joblib.load(tmp_path / "out"), expected, rtol=0, atol=1e-6)
+
+
+def test_weights_equal_copies_and_order_does_not_matter(block_data, blocks):
+    X, y = block_data
+    counts = np.random.default_rng(0).integers(0, 4, len(X))
+    weighted = clone(blocks).fit(X, y, sample_weight=counts)
+    repeated = clone(blocks).fit(np.repeat(X, counts, axis=0), np.repeat(y, counts))
+    assert_same_weights(weighted, repeated)
+    scaled = clone(blocks).fit(X[::-1], y[::-1], sample_weight=counts[::-1] * 8.0)
+    assert_same_weights(weighted, scaled)
+
+
+# ---- going on from a fit ----
+
+
+def test_warm_start_goes_on(head, head_data):
+    X, y = head_data
+    head.set_params(warm_start=True).fit(X, y)
+    loss = head.history_[-1]["train_loss"]
+    head.fit(X, y)
+    assert [row["epoch"] for row in head.history_] == list(range(1, 9))
+    assert head.history_[4]["train_loss"] < loss
+    with pytest.raises(ValueError, match="warm_start=True goes on with the classes"):
+        head.fit(X, y + 1)
+    with pytest.raises(ValueError, match="features"):
+        head.fit(X[:, 1:], y)
+    with pytest.raises(ValueError, match="hidden_layer_sizes were"):
+        head.set_params(hidden_layer_sizes=(8,)).fit(X, y)
+
+
+def test_partial_fit(head, head_data):
+    X, y = head_data
+    with pytest.raises(ValueError, match="classes"):
+        clone(head).partial_fit(X, y)
+    head.partial_fit(X[y == 0], y[y == 0], classes=[0, 1])  # a batch of one class will come
+    for _ in range(15):
+        head.partial_fit(X, y)
+    assert head.n_iter_ == 16 and head.score(X, y) > 0.9
+    with pytest.raises(ValueError, match="is not what came before"):
+        head.partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="not among the classes"):
+        head.partial_fit(X, y + 1)
+    with pytest.raises(ValueError, match="features"):
+        head.partial_fit(X[:, 1:], y)
+
+
+def test_partial_fit_equals_fit_epoch_by_epoch(head, head_data):
+    whole = clone(head).fit(*head_data)
+    for _ in range(4):
+        head.partial_fit(*head_data, classes=[0, 1])
+    assert_same_weights(whole, head)
+
+
+# ---- persistence ----
+
+
+def test_unfitted_pickles_are_small():
+    assert len(pickle.dumps(DeepFakeClassifier())) < 600
+
+
+def test_saved_and_loaded(block_data, blocks, tmp_path):
+    X, y = block_data
+    blocks.fit(X, y)
+    joblib.dump(blocks, tmp_path / "clf.joblib")
+    loaded = joblib.load(tmp_path / "clf.joblib")
+    np.testing.assert_array_equal(loaded.predict_proba(X), blocks.predict_proba(X))
+    n_bytes = sum(array.nbytes for array in parameters_of(blocks).values())
+    assert (tmp_path / "clf.joblib").stat().st_size < 1.1 * n_bytes
+    assert loaded.history_ == blocks.history_
+    loaded.partial_fit(X, y)  # training goes on
+    assert loaded.n_iter_ == blocks.n_iter_ + 1
+
+
+def test_loaded_without_the_device_of_the_training(block_data, blocks):
+    X, y = block_data
+    expected = blocks.fit(X, y).predict_proba(X)
+    blocks.device = "cuda:99"
+    content = pickle.dumps(blocks)
+    with pytest.warns(UserWarning, match=r"cuda:99.* on the CPU"):
+        loaded = pickle.loads(content)
+    np.testing.assert_array_equal(loaded.predict_proba(X), expected)
+
+
+def test_net_is_a_skorch_net(head_data, head):
+    import skorch
+
+    head.fit(*head_data)
+    assert isinstance(head.net_, skorch.NeuralNet)
+    np.testing.assert_allclose(
+        head.net_.predict_proba(head_data[0]), head.predict_proba(head_data[0])
+    )
+
+
+def test_copies_of_a_fitted_classifier_are_independent(head_data, head):
+    head.fit(*head_data)
+    before = head.predict_proba(head_data[0])
+    copy.deepcopy(head).set_params(warm_start=True).fit(*head_data)
+    np.testing.assert_array_equal(head.predict_proba(head_data[0]), before)
+
+
+# ---- states that must not matter, or must not linger ----
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda: default_dtype(torch.float64),
+        lambda: torch.device("meta"),
+        torch.inference_mode,
+        torch.no_grad,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    ],
+    ids=["float64", "meta", "inference_mode", "no_grad", "autocast"],
+)
+def test_what_the_caller_switched_on_in_torch_does_not_matter(block_data, blocks, state):
+    X, y = block_data
+    expected = clone(blocks).fit(X, y)
+    architecture.cache_clear()
+    with state():
+        fitted = clone(blocks).fit(X, y).partial_fit(X, y)
+        probabilities = pickle.loads(pickle.dumps(fitted)).predict_proba(X)
+    expected.partial_fit(X, y)
+    assert_same_weights(fitted, expected)
+    np.testing.assert_array_equal(probabilities, expected.predict_proba(X))
+
+
+def test_a_failed_fit_leaves_no_half_fitted_classifier(head, head_data):
+    X, y = head_data
+    head.set_params(early_stopping=True).fit(X, y)
+    with pytest.raises(ValueError, match="cannot set aside"):
+        head.fit(X, y + 5, groups=np.zeros(len(X)))
+    with pytest.raises(NotFittedError):
+        head.predict(X)
+
+
+def test_parameters_set_after_fit_do_not_spoil_the_file(head, head_data):
+    X, y = head_data
+    expected = head.fit(X, y).predict_proba(X)
+    head.set_params(hidden_layer_sizes=(9,), layer=15, dropout=0.5)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(head)).predict_proba(X), expected)
+
+
+def test_going_on_does_not_repeat_the_first_epochs(head, head_data):
+    X, y = head_data
+    head.set_params(warm_start=True, lr=0.0).fit(X, y)
+    first = torch.randperm(9, generator=head.net_.generator.clone_state())
+    head.fit(X, y)
+    assert not torch.equal(first, torch.randperm(9, generator=head.net_.generator.clone_state()))
+
+
+def test_a_class_without_weight_is_left_out(head):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 5)), np.arange(60) % 3
+    head.fit(X, y, sample_weight=(y < 2).astype(float))
+    np.testing.assert_array_equal(head.classes_, [0, 1])
+    without = clone(head).fit(X[y < 2], y[y < 2])
+    assert_same_weights(head, without)
