@@ -48,8 +48,8 @@ def make_deepfake_pipeline(
     preset : {"accurate"}, default=None
         ``"accurate"`` takes about ten times as long to train and tells more apart: cut at block
         10, it trains on eight views of each photograph beside it, with smoothed labels, more
-        dropout and a one-cycle learning rate, and judges by averaged weights, in five
-        crops and both mirror images of each and of the whole.
+        dropout and a one-cycle learning rate, and judges by averaged weights and both mirror
+        images.
 
     weights : "imagenet", path or None, default="imagenet"
         Weights of both steps.
@@ -120,4 +120,4 @@ def make_deepfake_pipeline(
     )
     classifier = DeepFakeClassifier(layer, weights=weights, device=device, **settings)
     pipeline = Pipeline([("features", features), ("classifier", classifier)])
-    return pipeline if preset is None else AugmentedClassifier(pipeline, average_crops=True)
+    return pipeline if preset is None else AugmentedClassifier(pipeline)

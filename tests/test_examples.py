@@ -102,3 +102,23 @@ def test_calibration_without_imagenet_weights(tmp_path):
     assert "isotonic" in done.stdout
     assert "after calibration" in done.stdout.strip().splitlines()[-1]
     assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_gradcam_without_imagenet_weights(tmp_path):
+    pytest.importorskip("captum")
+    options = ["--n-samples", 40, "--epochs", 1]
+    done = run("gradcam.py", "--weights", "random", "--output", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    assert "what was pasted in" in done.stdout
+    assert "spliced photographs from places it has never seen" in done.stdout
+    assert (tmp_path / "gradcam.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_augmentation_without_imagenet_weights(tmp_path):
+    options = ["--n-samples", 40, "--n-views", 1, "--epochs", 1]
+    done = run("augmentation.py", "--weights", "random", "--output", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    for recipe in ("none", "gentle", "sharing", "contrast"):
+        assert f"\n{recipe:10s}    0." in done.stdout
+    assert "On these 40 photographs" in done.stdout.strip().splitlines()[-1]
+    assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
