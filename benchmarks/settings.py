@@ -6,8 +6,8 @@
 A setting is a list of changes such as ``layer=13,image_size=160``, of the parameters of
 DeepFakeClassifier, MobileNetV2Features and AugmentedClassifier; an empty one is the preset. Each is
 trained on the first folds, of five by groups of photographs made from one another, always the same,
-and judged on what they leave out; settings that differ in how they judge alone are trained once. The
-rates of chance on one fold are large: 0.02 of ROC AUC is nothing.
+and judged on what they leave out; settings that differ in how they judge alone are trained once.
+What is chance on one fold is large: 0.02 of ROC AUC is nothing.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.feature_store import FeatureStore
 from sklearn_dfd.model_selection import find_source_groups
-
 
 #: Parameters that change how a fitted detector judges, and nothing before.
 OF_JUDGING = ("average_mirrored", "average_crops")

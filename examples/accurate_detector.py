@@ -3,10 +3,10 @@ The most accurate detector
 ==========================
 
 ``make_deepfake_pipeline(preset="accurate")`` cuts MobileNetV2 earlier, trains on views of each
-photograph, mirrored, cropped and recoloured, and judges both mirror images. It takes many times
-as long. What that is worth is asked of the Real and Fake Face Detection set of CIPLab [1]_, in a
-cross-validation by groups of photographs that were made from one another, of two detectors on the same
-folds: the method's own settings, and these.
+photograph, mirrored, cropped and recoloured, and judges both mirror images. It takes many times as
+long. What that is worth is asked of the Real and Fake Face Detection set of CIPLab [1]_, in a
+cross-validation by groups of photographs that were made from one another, of two detectors on the
+same folds: the method's own settings, and these.
 
 .. [1] https://www.kaggle.com/datasets/ciplab/real-and-fake-face-detection
 """
