@@ -105,7 +105,7 @@ def in_halves(run, rows, join):
     """
     try:
         return run(rows)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # onnxruntime's derive from no other class
         if len(rows) < 2 or not _is_out_of_memory(error):
             raise
     # not within the except clause: the traceback would hold what was allocated
@@ -119,12 +119,22 @@ def in_halves(run, rows, join):
     return join([in_halves(run, part, join) for part in (rows[:half], rows[half:])])
 
 
+# CUDA's libraries, MPS, the CPU and onnxruntime have no class of their own for it
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",  # the same on Windows
+    "failed to allocate memory",  # onnxruntime
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "std::bad_alloc",
+)
+
+
 def _is_out_of_memory(error):
-    text = str(error).lower()  # MPS and the CPU have no class of their own for it
-    return (
-        isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
+    text = str(error).lower()
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
+        words in text for words in _OUT_OF_MEMORY
     )
 
 

@@ -7,6 +7,7 @@ Who the workers are is joblib's affair: processes of this machine, or with
 import json
 import os
 import shutil
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from joblib import Parallel, delayed
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_dfd.features import MobileNetV2Features
+from sklearn_dfd.features import MobileNetV2Features, _rows_of_nan
 from sklearn_dfd.images import ImageError, as_image_list
 
 __all__ = ["extract_feature_matrix"]
@@ -72,6 +73,12 @@ def extract_feature_matrix(
     ImageError
         For the first chunk with images that cannot be used, naming their rows in ``images``.
 
+    Warns
+    -----
+    UserWarning
+        Once, when all is done, naming the rows of NaN in place of such images, where ``features``
+        has ``on_error="nan"``.
+
     Examples
     --------
     >>> import tempfile
@@ -100,13 +107,21 @@ def extract_feature_matrix(
     part = path.with_name(f"{path.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     _begin(part, features, images, chunk_size)
-    chunks = [c for c in gen_batches(len(images), chunk_size) if not _note(part, c.start).exists()]
+    all_chunks = list(gen_batches(len(images), chunk_size))
+    chunks = [c for c in all_chunks if not _note(part, c.start).exists()]
     # as lists: joblib puts an array on one worker of a Dask cluster, with which it would be lost
     Parallel(n_jobs=n_jobs)(
         delayed(_compute)(str(part), list(images[c]), c.start, len(images)) for c in chunks
     )
+    failures = []
+    if features.on_error == "nan":
+        # from the notes, where those of earlier calls are too
+        for chunk in all_chunks:
+            failures += json.loads(_note(part, chunk.start).read_text())
     os.replace(part / "rows.npy", path)
     shutil.rmtree(part)
+    if failures:
+        warnings.warn(_rows_of_nan(failures, len(images)), stacklevel=2)
     return np.load(path, mmap_mode="r")
 
 
@@ -134,17 +149,16 @@ def _begin(part, features, images, chunk_size):
 
 
 def _compute(part, images, start, n_images):
-    """Write the rows of one chunk, and note that it is done."""
+    """Write the rows of one chunk, and note that it is done, with the images that failed."""
     part = Path(part)
     if _note(part, start).exists():  # a scheduler may ask again when it has lost the answer
         return
     try:
-        rows = _load(part / "features.joblib", (part / "features.joblib").stat().st_mtime_ns)(
-            images
-        )
+        rows, failures = _load(
+            part / "features.joblib", (part / "features.joblib").stat().st_mtime_ns
+        )(images)
     except ImageError as error:
-        failures = [(start + row, name, fault) for row, name, fault in error.failures]
-        raise ImageError(failures, n_images) from None
+        raise ImageError(_in_all(error.failures, start), n_images) from None
     # not by a memory map: on a network file system its whole pages would overwrite neighbours'
     with open(part / "rows.npy", "r+b") as file:
         np.lib.format.read_magic(file)
@@ -153,13 +167,23 @@ def _compute(part, images, start, n_images):
         file.write(rows.data)
         file.flush()
         os.fsync(file.fileno())
-    _write(_note(part, start), "")
+    _write(_note(part, start), json.dumps(_in_all(failures, start)))
+
+
+def _in_all(failures, start):
+    """Count the rows of a chunk's failures from the first image of all."""
+    return [(start + row, name, fault) for row, name, fault in failures]
 
 
 @lru_cache(maxsize=1)
 def _load(path, _version):
     features = joblib.load(path)
-    return lambda images: np.ascontiguousarray(features.transform(images), dtype="<f4")
+
+    def extract(images):
+        rows, failures = features._extract(images)  # not transform: who called for all will warn
+        return np.ascontiguousarray(rows, dtype="<f4"), failures
+
+    return extract
 
 
 def _note(part, start):

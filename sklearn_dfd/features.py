@@ -269,6 +269,13 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             An OSError and a ValueError: the transformer was saved without its weights, and
             ``weights`` does not give them.
         """
+        features, failures = self._extract(X)
+        if failures:
+            warnings.warn(_rows_of_nan(failures, len(features)), stacklevel=2)
+        return features
+
+    def _extract(self, X):
+        """Return the features, and row, name and reason of each image whose row is NaN."""
         check_is_fitted(self)
         images = as_image_list(X)
         if hasattr(self, "n_features_in_") and len(getattr(X, "shape", ())) == 2:
@@ -298,15 +305,12 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
                     extraction.compute(
                         run, self.image_size, batch_size, go_on=go_on, progress=bar.update
                     )
-        features, failures = extraction.features, extraction.failures
-        if failures:
-            named = [(row, describe(images[row]), failures[row]) for row in sorted(failures)]
-            if not go_on:
-                raise ImageError(named, len(images))
-            error = ImageError(named, len(images), hint="Their rows are NaN.", n_shown=None)
-            warnings.warn(str(error), stacklevel=2)
-            features[sorted(failures)] = np.nan
-        return features
+        features, faults = extraction.features, extraction.failures
+        failures = [(row, describe(images[row]), faults[row]) for row in sorted(faults)]
+        if failures and not go_on:
+            raise ImageError(failures, len(images))
+        features[sorted(faults)] = np.nan
+        return features, failures
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns: ``mobilenetv2_block15_0`` and so on.
@@ -368,6 +372,11 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     def _n_features(self):
         return int(np.prod(feature_shape(self.layer_, self.image_size)))
+
+
+def _rows_of_nan(failures, n_images):
+    """Say which rows are NaN, and why."""
+    return str(ImageError(failures, n_images, hint="Their rows are NaN.", n_shown=None))
 
 
 class _Weights:

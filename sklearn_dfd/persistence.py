@@ -66,4 +66,6 @@ def restored_state(estimator, state):
 def _plain(value):
     if isinstance(value, torch.device):
         return str(value)
+    if isinstance(value, list):  # of devices
+        return [_plain(part) for part in value]
     return os.fsdecode(value) if isinstance(value, os.PathLike) else value

@@ -28,6 +28,7 @@ from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_p
 from sklearn_dfd.datasets import make_spliced_photos
 
 METADATA = ("sample_weight", "groups", "X_val", "y_val")
+N_VAL = 8
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,152 @@ def assert_received(received, n_fits, *names):
         assert {name for name in METADATA if call.get(name) is not None} == set(names)
         for name in set(names) - {"X_val", "y_val"}:
             assert len(call[name]) == call["n_rows"]
+        if "X_val" in names:
+            assert len(call["X_val"]) == len(call["y_val"]) == N_VAL
+
+
+# ---- all of them at once, through each of scikit-learn's own ----
+
+
+def halving(estimator, cv):
+    """Three candidates for an epoch, the best of them for three."""
+    return HalvingGridSearchCV(
+        estimator,
+        {"classifier__lr": [1e-4, 1e-3, 1e-2]},
+        resource="classifier__max_epochs",
+        max_resources=3,
+        factor=3,
+        cv=cv,
+    )
+
+
+@pytest.fixture
+def quick(pipe):
+    return pipe.set_params(features__layer="pool", classifier__layer="pool")
+
+
+LR = {"classifier__lr": [1e-4, 1e-3]}
+TWO, THREE = GroupKFold(2), GroupKFold(3)
+
+
+@pytest.mark.parametrize(
+    ("fit", "n_fits"),
+    [
+        (lambda pipe, X, y, metadata: pipe.fit(X, y, **metadata), 1),
+        (lambda pipe, X, y, metadata: GridSearchCV(pipe, LR, cv=TWO).fit(X, y, **metadata), 5),
+        (lambda pipe, X, y, metadata: cross_validate(pipe, X, y, cv=TWO, params=metadata), 2),
+        (
+            lambda pipe, X, y, metadata: cross_validate(
+                GridSearchCV(pipe, LR, cv=TWO), X, y, cv=THREE, params=metadata
+            ),
+            15,
+        ),
+        (lambda pipe, X, y, metadata: halving(pipe, TWO).fit(X, y, **metadata), 9),
+        (
+            lambda pipe, X, y, metadata: CalibratedClassifierCV(pipe, cv=TWO).fit(X, y, **metadata),
+            2,
+        ),
+        (
+            lambda pipe, X, y, metadata: VotingClassifier(
+                [("one", pipe), ("other", pipe)], voting="soft"
+            ).fit(X, y, **metadata),
+            2,
+        ),
+        (
+            lambda pipe, X, y, metadata: BaggingClassifier(pipe[-1], n_estimators=2).fit(
+                pipe[0].fit_transform(X),
+                y,
+                **{**metadata, "X_val": pipe[0].transform(metadata["X_val"])},
+            ),
+            2,
+        ),
+    ],
+    ids=["pipeline", "grid", "folds", "nested", "halving", "calibration", "voting", "bagging"],
+)
+def test_all_metadata_with_routing(quick, photos, X, weight, received, routing, fit, n_fits):
+    """Validation images become features on their way."""
+    quick.set_params(transform_input=["X_val"])
+    quick[-1].set_fit_request(**dict.fromkeys(METADATA, True)).set_score_request(sample_weight=True)
+    metadata = {
+        "sample_weight": weight,
+        "groups": photos.groups,
+        "X_val": X[:N_VAL],
+        "y_val": photos.target[:N_VAL],
+    }
+    fit(quick, X, photos.target, metadata)
+    assert_received(received, n_fits, *METADATA)
+    assert {call["X_val"].shape for call in received} == {(N_VAL, 1280)}
+
+
+def test_a_final_estimator_gets_weights_and_groups(quick, photos, X, weight, received, routing):
+    quick[-1].set_fit_request(sample_weight=True, groups=True)
+    last = DeepFakeClassifier("pool", hidden_layer_sizes=(4,), max_epochs=1, random_state=0)
+    last.set_fit_request(sample_weight=True, groups=True)
+    splits = list(TWO.split(X, photos.target, photos.groups))
+    stacking = StackingClassifier([("pool", quick)], cv=splits, final_estimator=last)
+    stacking.fit(X, photos.target, sample_weight=weight, groups=photos.groups)
+    assert_received(received, 1 + 2 + 1, "sample_weight", "groups")
+    assert stacking.final_estimator_.n_features_in_ == 1 and stacking.predict(X).shape == (48,)
+
+
+@pytest.mark.parametrize(
+    ("fit", "n_fits", "names"),
+    [
+        (lambda pipe, X, y, groups, given: pipe.fit(X, y, **given), 1, METADATA),
+        (
+            lambda pipe, X, y, groups, given: GridSearchCV(pipe, LR, cv=TWO).fit(
+                X, y, groups=groups, **given
+            ),
+            5,
+            METADATA,
+        ),
+        (
+            lambda pipe, X, y, groups, given: cross_validate(
+                pipe, X, y, groups=groups, cv=TWO, params=given
+            ),
+            2,
+            METADATA,
+        ),
+        (
+            # thrice: for the folds without, for those within, and for the classifier
+            lambda pipe, X, y, groups, given: cross_validate(
+                GridSearchCV(pipe, LR, cv=TWO),
+                X,
+                y,
+                groups=groups,
+                cv=THREE,
+                params={"groups": groups, **given},
+            ),
+            15,
+            METADATA,
+        ),
+        (
+            lambda pipe, X, y, groups, given: halving(pipe, TWO).fit(X, y, groups=groups, **given),
+            9,
+            METADATA,
+        ),
+        (
+            # which takes nothing that has another length than X, and no groups for its folds
+            lambda pipe, X, y, groups, given: CalibratedClassifierCV(
+                pipe, cv=list(TWO.split(X, y, groups))
+            ).fit(X, y, **given),
+            2,
+            ("sample_weight", "groups"),
+        ),
+    ],
+    ids=["pipeline", "grid", "folds", "nested", "halving", "calibration"],
+)
+def test_all_metadata_without_routing(quick, photos, X, weight, received, fit, n_fits, names):
+    """By the name of the step; validation rows are features."""
+    metadata = {
+        "sample_weight": weight,
+        "groups": photos.groups,
+        "X_val": clone(quick[0]).fit_transform(X[:N_VAL]),
+        "y_val": photos.target[:N_VAL],
+    }
+    given = {f"classifier__{name}": metadata[name] for name in names}
+    fit(quick, X, photos.target, photos.groups, given)
+    assert_received(received, n_fits, *names)
 
 
 # ---- in a Pipeline ----
@@ -134,18 +281,6 @@ def test_cross_validation_scores_with_weights(routed, photos, X, weight, receive
         assert score == pytest.approx(np.average(right, weights=weight[test]))
 
 
-def test_cross_validation_without_routing(pipe, photos, X, weight, received):
-    cross_validate(
-        pipe,
-        X,
-        photos.target,
-        cv=GroupKFold(2),
-        groups=photos.groups,
-        params={"classifier__sample_weight": weight, "classifier__groups": photos.groups},
-    )
-    assert_received(received, 2, "sample_weight", "groups")
-
-
 # ---- searches ----
 
 
@@ -165,14 +300,7 @@ def test_nested_search(routed, photos, X, weight, received):
 
 
 def test_halving_over_epochs(routed, photos, X, weight, received):
-    search = HalvingGridSearchCV(
-        routed,
-        {"classifier__lr": [1e-4, 1e-3, 1e-2]},
-        resource="classifier__max_epochs",
-        max_resources=3,
-        factor=3,
-        cv=GroupKFold(2),
-    )
+    search = halving(routed, GroupKFold(2))
     search.fit(X, photos.target, sample_weight=weight, groups=photos.groups)
     assert search.n_iterations_ == 2 and search.best_estimator_[-1].n_iter_ == 3
     assert_received(received, 2 * 3 + 2 * 1 + 1, "sample_weight", "groups")

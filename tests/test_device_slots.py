@@ -227,6 +227,28 @@ def test_fits_of_a_cross_validation_are_spread(data, locks, two_devices, backend
     assert_shared_out([fitted.held_ for fitted in folds["estimator"]])
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # distributed's
+def test_fits_in_dask_workers_are_spread(data, locks, two_devices, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.getcwd()]))
+    slow = Slow("pool", weights=locks, hidden_layer_sizes=(4,), max_epochs=1, device=NAMES)
+    with (
+        distributed.LocalCluster(
+            n_workers=3,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            local_directory=locks,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+        joblib.parallel_config("dask"),
+    ):
+        client.wait_for_workers(3, timeout=120)
+        folds = cross_validate(slow, *data, cv=6, return_estimator=True)
+    assert_shared_out([fitted.held_ for fitted in folds["estimator"]])
+
+
 def test_a_search_gives_what_one_device_gives(data, classifier, two_devices):
     search = GridSearchCV(classifier, {"lr": [1e-4, 1e-2]}, cv=3)
     with joblib.parallel_config("threading", n_jobs=2):

@@ -285,9 +285,15 @@ def small_memory(run, limit, error):
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("MPS backend out of memory (MPS allocated: 18.1 GB)"),
         RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         MemoryError(),
+        # onnxruntime's errors derive from Exception alone
+        Exception("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer"),
+        Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"),
     ],
-    ids=["cuda", "mps", "cpu", "python"],
+    ids=["cuda", "mps", "cpu", "windows", "cublas", "cudnn", "python", "onnxruntime", "c++"],
 )
 @pytest.mark.parametrize(("limit", "n_warnings"), [(100, 0), (7, 0), (4, 1), (1, 6)])
 def test_a_batch_too_large_is_halved(error, limit, n_warnings):
@@ -310,7 +316,10 @@ def test_one_row_too_large_is_an_error():
     assert run.sizes == [2, 1]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA error: device-side assert"), ValueError()])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("CUDA error: device-side assert"), ValueError(), Exception("Invalid rank")],
+)
 def test_other_errors_are_raised(error):
     run = small_memory(None, 0, error)
     with pytest.raises(type(error)):

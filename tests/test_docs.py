@@ -1,8 +1,8 @@
 """The Python blocks of README.md and of the pages in docs run, page by page, as they are printed;
 and docs/api.md lists all that is public.
 
-Two things differ: a file of random weights stands in for the ImageNet weights, which are not
-downloaded here, and what `SMALLER` names is made smaller to save time.
+Three things differ: a file of random weights stands in for the ImageNet weights, which are not
+downloaded here, threads for a cluster, and what `SMALLER` names is made smaller to save time.
 """
 
 import hashlib
@@ -29,6 +29,11 @@ SMALLER = {
     "make_spliced_photos(200": "make_spliced_photos(24",
     "max_epochs=5": "max_epochs=1",
     'memory="feature-cache")': 'memory="feature-cache", max_epochs=1)',
+    # threads in place of a cluster, which ask for no network
+    'Client("scheduler:8786")': (
+        "Client(processes=False, protocol='tcp', host='127.0.0.1', dashboard_address=None)"
+    ),
+    '"/shared/': '"shared/',
 }
 
 #: The first line of blocks that cannot run here, and why.
@@ -67,6 +72,7 @@ def stand_in_for_imagenet(weights_file, monkeypatch):
 @pytest.mark.usefixtures("photographs", "stand_in_for_imagenet")
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
 def test_blocks_run(page):
+    pytest.importorskip("distributed")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("skops")
     namespace = {"__name__": "__main__"}

@@ -3,6 +3,7 @@ import signal
 import threading
 import time
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import joblib
@@ -85,6 +86,34 @@ def test_an_interrupted_run_goes_on(features, files, tmp_path, computed, monkeyp
     np.testing.assert_allclose(rows, features.transform(files), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_rows_of_nan_are_counted_over_all_chunks(files, tmp_path, n_jobs, capfd):
+    """One warning, which names what an interrupted call found, too; workers say nothing."""
+    write = feature_matrix._write
+
+    def interrupted(path, text):
+        if path.name == "done-4":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    images = [*files[:2], "absent.jpg", *files[2:], b"not an image"]
+    features = MobileNetV2Features(weights=None, image_size=32, on_error="nan").fit(images)
+    path = tmp_path / "features.npy"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(feature_matrix, "_write", interrupted)
+            extract_feature_matrix(features, images, path, chunk_size=4)
+        assert not caught
+        rows = extract_feature_matrix(features, images, path, chunk_size=4, n_jobs=n_jobs)
+    message = str(caught.pop().message)
+    assert not caught and "Warning" not in capfd.readouterr().err
+    assert message.startswith("2 of 24 images cannot be used: row 2 (")
+    assert "absent.jpg'): the file does not exist; row 23 (12 bytes): " in message
+    assert message.endswith("Their rows are NaN.")
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(rows).any(axis=1)), [2, 23])
+
+
 def test_another_run_is_not_continued(features, files, tmp_path):
     path = tmp_path / "features.npy"
     with pytest.raises(ImageError, match=r"1 of 23 images.*row 22 \(.*missing.jpg"):
@@ -130,11 +159,11 @@ def test_training_reads_a_memory_map_batch_by_batch(tmp_path):
 class Slowly(MobileNetV2Features):
     """Writes down what it computes, and by whom; takes long enough to be killed meanwhile."""
 
-    def transform(self, X):
+    def _extract(self, X):
         with open(os.environ["COMPUTED"], "a") as log:
             log.write(f"{os.getpid()} {Path(X[0]).stem}\n")
         time.sleep(0.5)
-        return super().transform(X)
+        return super()._extract(X)
 
 
 @pytest.fixture

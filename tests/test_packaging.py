@@ -1,10 +1,14 @@
 """The wheel and the source distribution hold what they should, and the installed wheel works."""
 
+import ast
+import email
+import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -34,14 +38,58 @@ def run(*command, **options):
     return done.stdout
 
 
-@pytest.mark.slow
-def test_quickstart_from_the_built_wheel(tmp_path):
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory):
+    """Directory with the wheel and the source distribution."""
     pytest.importorskip("build")
     pytest.importorskip("hatchling")
+    directory = tmp_path_factory.mktemp("dist")
     # without isolation: what builds is installed here, and nothing is downloaded
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", ROOT)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", directory, ROOT)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def wheel(dist):
+    return dist / f"sklearn_dfd-{sklearn_dfd.__version__}-py3-none-any.whl"
+
+
+def imported_at_once(source):
+    """First parts of the names of what a module imports, but for imports within functions."""
+    nodes = [ast.parse(source)]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+        elif not isinstance(node, ast.FunctionDef):
+            nodes.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.slow
+def test_the_wheel_requires_what_the_package_imports(wheel):
+    """It is installed below beside all that is here: nothing missing would be noticed."""
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = f"sklearn_dfd-{sklearn_dfd.__version__}.dist-info/METADATA"
+        requirements = email.message_from_bytes(archive.read(metadata)).get_all("Requires-Dist")
+        sources = [archive.read(name) for name in archive.namelist() if name.endswith(".py")]
+    required = {
+        re.match(r"[\w.-]+", requirement)[0]
+        for requirement in requirements
+        if "extra ==" not in requirement
+    }
+    names = {name for source in sources for name in imported_at_once(source)}
+    distributions = packages_distributions()
+    imported = {
+        re.sub(r"[-_.]+", "-", distributions[name][0]).lower()
+        for name in names - sys.stdlib_module_names - {"sklearn_dfd"}
+    }
+    assert required == imported
+
+
+@pytest.mark.slow
+def test_quickstart_from_the_built_wheel(dist, wheel, tmp_path):
     version = sklearn_dfd.__version__
-    wheel = tmp_path / "dist" / f"sklearn_dfd-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "sklearn_dfd").rglob("*.py")}
@@ -50,7 +98,7 @@ def test_quickstart_from_the_built_wheel(tmp_path):
         "sklearn_dfd",
         f"sklearn_dfd-{version}.dist-info",
     }
-    with tarfile.open(tmp_path / "dist" / f"sklearn_dfd-{version}.tar.gz") as archive:
+    with tarfile.open(dist / f"sklearn_dfd-{version}.tar.gz") as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
     kept = {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "tests/frozen/0.1.0.xz"}
     assert kept | modules <= names

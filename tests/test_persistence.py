@@ -173,6 +173,9 @@ def test_devices_and_paths_are_saved_by_their_names(tmp_path, photos):
     loaded = reloaded(transformer)
     assert loaded.device == "cpu" and transformer.device == torch.device("cpu")
     assert loaded.weights == str(tmp_path / "a.pth") and loaded.memory == str(tmp_path)
+    transformer.device = [torch.device("cuda:0"), "cuda:1"]
+    assert reloaded(transformer).device == ["cuda:0", "cuda:1"]
+    assert transformer.device == [torch.device("cuda:0"), "cuda:1"]
 
 
 @pytest.mark.parametrize("layer", [15, 17])
@@ -314,6 +317,7 @@ def test_skops_and_the_classifier_of_views(sio, detector, photos):
 def test_skops_with_every_kind_of_parameter(sio, pipe, photos, tmp_path):
     pipe = reloaded(pipe).set_params(
         features__memory=FeatureStore(tmp_path / "store"),
+        features__device=[torch.device("cpu")],
         features__store_weights_in_pickle=False,
         classifier__device=torch.device("cpu"),
         classifier__random_state=np.random.RandomState(0),
