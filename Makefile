@@ -33,7 +33,7 @@ test: .venv/dev  ## the whole test suite, with line coverage
 	grep -o '"[a-z][a-z-]*>=[0-9.]*"' pyproject.toml | grep -v torch | tr -d '"' | sed 's/>=/==/' \
 	  > .oldest/bounds.txt
 	.oldest/bin/python -m pip install -q -c .oldest/bounds.txt \
-	  -e ".[distributed,explain,onnx,plot,skops,table]"
+	  -e ".[distributed,explain,onnx,plot,skops,table]" polars
 	touch $@
 
 # Left out is what no version of these packages decides. What old ones warn of in new ones is theirs.

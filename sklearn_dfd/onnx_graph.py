@@ -63,13 +63,16 @@ class OnnxGraph:
         x = self.add("Transpose", images, perm=[0, 3, 1, 2])
         x = self.add("Cast", x, to=TensorProto.DOUBLE)
         # along the rows first: Pillow rounds in between
-        across = self.add("Transpose", self._add_filter(shape, 2, side), perm=[1, 0])
-        x = self._add_rounded(self.add("MatMul", x, across))
-        x = self._add_rounded(self.add("MatMul", self._add_filter(shape, 1, side), x))
+        x = self._add_rounded(self.add("MatMul", x, self._add_filter(shape, 2, side, along=0)))
+        x = self._add_rounded(self.add("MatMul", self._add_filter(shape, 1, side, along=1), x))
         return self.add("Cast", x, to=TensorProto.FLOAT)
 
-    def _add_filter(self, shape, axis, side):
-        """Add Pillow's bilinear filter as a matrix (side, length) of whole numbers."""
+    def _add_filter(self, shape, axis, side, *, along):
+        """Add Pillow's bilinear filter as a matrix of whole numbers.
+
+        With the pixels along its axis 1, of shape (side, length), or along 0, of shape (length,
+        side): onnxruntime 1.24 cannot multiply by a Transpose of doubles.
+        """
         from onnx import TensorProto
 
         one, zero = self.constant(np.float64(1)), self.constant(np.float64(0))
@@ -77,14 +80,17 @@ class OnnxGraph:
         length = self.add("Gather", shape, self.constant(np.int64(axis)), axis=0)
         start, step = self.constant(np.int64(0)), self.constant(np.int64(1))
         pixels = self.add("Cast", self.add("Range", start, length, step), to=TensorProto.DOUBLE)
+        pixels = self.add("Unsqueeze", pixels, self.constant(np.array([1 - along])))
         length = self.add("Cast", length, to=TensorProto.DOUBLE)
         scale = self.add("Div", length, self.constant(np.float64(side)))
-        centers = self.add("Mul", self.constant(np.arange(side)[:, np.newaxis] + 0.5), scale)
+        centers = self.add(
+            "Mul", self.constant(np.expand_dims(np.arange(side) + 0.5, along)), scale
+        )
         distance = self.add("Abs", self.add("Sub", self.add("Add", pixels, half), centers))
         support = self.add("Max", scale, one)
         weight = self.add("Sub", one, self.add("Mul", distance, self.add("Div", one, support)))
         weight = self.add("Max", weight, zero)
-        total = self.add("ReduceSum", weight, self.constant(np.array([1])), keepdims=1)
+        total = self.add("ReduceSum", weight, self.constant(np.array([along])), keepdims=1)
         weight = self.add("Mul", self.add("Div", weight, total), self.constant(_PILLOW_ONE))
         return self.add("Floor", self.add("Add", weight, half))
 
