@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_images
 
 from sklearn_dfd import thumbnails
-from sklearn_dfd.augmentation import View
+from sklearn_dfd.augmentation import View, augment
 from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.images import ImageError
 from sklearn_dfd.source_groups import (
@@ -125,6 +125,31 @@ def test_many_copies_of_one_photograph_are_one_group(photos):
     views = [cropped(photos[0], photos[1], rng) for _ in range(30)]
     assert set(find_source_groups([*views, *photos[1:]])[:30]) == {0}
     assert find_source_groups([photos[0]] * 30 + [views[0]]).tolist() == [0] * 31
+
+
+def test_views_belong_to_their_photograph_whatever_they_show(photos, tmp_path):
+    paths = [tmp_path / f"{k}.png" for k in range(4)]
+    for path, photo in zip(paths, photos, strict=False):
+        photo.save(path)
+    faces = [*map(str, paths), photos[4], np.asarray(photos[5])]
+    # mirrored, cropped by half, and a view of a view
+    views = augment(faces, n_views=3, random_state=0)
+    assert find_source_groups(views.data).tolist() == views.groups.tolist()
+    mirrored = [View(View(face, 0, "mirrored"), 1) for face in faces]
+    pairs, similarity = find_copies([*mirrored, *mirrored[:2], *faces])
+    assert {(0, 8), (1, 9), (2, 10), (3, 11), (4, 12), (5, 13)} <= set(map(tuple, pairs.tolist()))
+    assert set(similarity) == {1}
+    # on both sides views, on both sides the photographs, and the same file under another name
+    for train, test in ((faces, mirrored), (mirrored, faces), (mirrored, views.data)):
+        with pytest.raises(LeakageError) as e:
+            check_leakage(train, test)
+        assert set(e.value.pairs[:, 1]) == set(range(len(test)))
+        assert set(e.value.similarity) == {1}
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(paths[0].read_bytes())
+    pairs, similarity = find_copies([mirrored[0]], [View(copy, 7), mirrored[1]])
+    assert pairs.tolist() == [[0, 0]]
+    assert similarity.tolist() == [1]
 
 
 def test_identical_images_that_show_nothing_are_copies():
