@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 from sklearn.datasets import load_sample_images
 
 from sklearn_dfd import thumbnails
@@ -63,6 +63,13 @@ def pasted(photo, other, rng):
     return edited
 
 
+def box_pasted(photo, other, rng):
+    """A blurred rectangle, over 27 % of the picture, where a portrait has eyes, nose and mouth."""
+    mask = Image.new("L", photo.size, 0)
+    mask.paste(255, (int(0.22 * SIZE), int(0.33 * SIZE), int(0.78 * SIZE), int(0.82 * SIZE)))
+    return Image.composite(other, photo, mask.filter(ImageFilter.GaussianBlur(2)))
+
+
 def all_at_once(photo, other, rng):
     edited = recoloured(pasted(photo, other, rng), other, rng)
     return recompressed(cropped(edited, other, rng), other, rng)
@@ -81,6 +88,7 @@ def edits_of(photos, edit):
         (cropped, 0.95),
         (recoloured, 1),
         (pasted, 0.95),
+        (box_pasted, 0.75),
         (all_at_once, 0.8),
     ],
 )
