@@ -12,7 +12,8 @@ from sklearn.utils import gen_batches
 
 _SIDE = 48  # of a thumbnail, in pixels; all lengths below are in these
 _COARSE_SIDE = 12  # of the thumbnails by which candidates are found
-_N_NEIGHBORS = 16  # candidates for each image
+_N_NEIGHBORS = 16  # candidates for each image, in parts
+_N_NEIGHBORS_OF_WHOLE = 4  # for each image as a whole, that others are parts of
 _LEAST_COARSE_SIMILARITY = 0.5  # of a candidate
 _SIZES = (0.93, 0.85, 0.77, 0.68)  # of the parts in which an image is looked for
 _REACH = 3  # how far from its place a window is looked for, either way
@@ -128,6 +129,28 @@ def _candidates(
     n_neighbors = min(_N_NEIGHBORS, len(second) - within)
     if not n_neighbors:
         return
+
+    def framed(
+        parts: list[np.ndarray], start: int, i: np.ndarray, j: np.ndarray
+    ) -> Iterator[tuple[_Framing, np.ndarray, np.ndarray]]:
+        # which framing it was: cheaper asked of the few than kept of all
+        best = np.argmax(
+            [
+                np.einsum("ij,ij->i", descriptors[i], of_second[framing.of_second][j])
+                for descriptors, framing in zip(parts, framings, strict=True)
+            ],
+            axis=0,
+        )
+        for k in np.unique(best):
+            chosen = np.flatnonzero(best == k)
+            for some in gen_batches(len(chosen), _PAIRS_AT_ONCE):
+                yield framings[k], start + i[chosen[some]], j[chosen[some]]
+
+    taken = []  # pairs, as one number each
+    # Many copies of one photograph all have the same few neighbours. The other copies would be no
+    # candidates with the framing that fits, so that each of `second` has some of its own, too.
+    value = np.full((_N_NEIGHBORS_OF_WHOLE, len(second)), -1, dtype=np.float32)
+    row = np.zeros((_N_NEIGHBORS_OF_WHOLE, len(second)), dtype=np.int64)
     for at in gen_batches(len(first), _ROWS_AT_ONCE):
         of_first = [_coarse(_part(first[at], f.of_first, f.mirrored)) for f in framings]
         nearest = np.full((at.stop - at.start, len(second)), -1, dtype=np.float32)
@@ -138,18 +161,33 @@ def _candidates(
         j = np.argpartition(-nearest, n_neighbors - 1, axis=1)[:, :n_neighbors].ravel()
         i = np.arange(len(nearest)).repeat(n_neighbors)
         i, j = i[(near := nearest[i, j] > _LEAST_COARSE_SIMILARITY)], j[near]
-        # which framing it was: cheaper asked of the few than kept of all
-        best = np.argmax(
-            [
-                np.einsum("ij,ij->i", descriptors[i], of_second[framing.of_second][j])
-                for descriptors, framing in zip(of_first, framings, strict=True)
-            ],
-            axis=0,
-        )
-        for k in np.unique(best):
-            chosen = np.flatnonzero(best == k)
-            for some in gen_batches(len(chosen), _PAIRS_AT_ONCE):
-                yield framings[k], at.start + i[chosen[some]], j[chosen[some]]
+        taken.append((at.start + i) * len(second) + j)
+        value, row = _highest(value, row, nearest, at.start)
+        yield from framed(of_first, at.start, i, j)
+    near = value > _LEAST_COARSE_SIMILARITY
+    i, j = row[near], np.nonzero(near)[1]
+    new = ~np.isin(i * len(second) + j, np.concatenate(taken))
+    i, j = i[new], j[new]
+    for at in gen_batches(len(first), _ROWS_AT_ONCE):
+        here = (i >= at.start) & (i < at.stop)
+        if here.any():
+            of_first = [_coarse(_part(first[at], f.of_first, f.mirrored)) for f in framings]
+            yield from framed(of_first, at.start, i[here] - at.start, j[here])
+
+
+def _highest(
+    value: np.ndarray, row: np.ndarray, more: np.ndarray, start: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the highest values of each column, and their rows, of those so far and of more rows."""
+    n_kept, columns = len(value), np.arange(value.shape[1])
+    if len(more) > n_kept:
+        rows = np.argpartition(-more, n_kept - 1, axis=0)[:n_kept]
+    else:
+        rows = np.arange(len(more))[:, np.newaxis].repeat(len(columns), axis=1)
+    value = np.concatenate([value, more[rows, columns]])
+    row = np.concatenate([row, start + rows])
+    chosen = np.argpartition(-value, n_kept - 1, axis=0)[:n_kept]
+    return value[chosen, columns], row[chosen, columns]
 
 
 def _part(thumbs: np.ndarray, box: _Box, mirrored: bool = False) -> np.ndarray:

@@ -135,6 +135,18 @@ def test_many_copies_of_one_photograph_are_one_group(photos):
     assert find_source_groups([photos[0]] * 30 + [views[0]]).tolist() == [0] * 31
 
 
+def test_each_of_many_copies_is_found_in_the_other_collection(photos):
+    # all of the first collection have the same few nearest in the second, and the other way round
+    photo = photos[0]
+    rng = np.random.default_rng(0)
+    saved = [recompressed(photo, None, rng) for _ in range(40)]
+    corners = rng.integers(0, 9, (60, 2)).tolist()
+    parts = [photo.crop((x, y, x + 98, y + 98)) for x, y in corners]
+    for X, Y in ((saved, parts), (parts, saved)):
+        pairs, _ = find_copies(X, [*Y, *photos[1:5]])
+        assert set(pairs[:, 1]) == set(range(len(Y)))
+
+
 def test_views_belong_to_their_photograph_whatever_they_show(photos, tmp_path):
     paths = [tmp_path / f"{k}.png" for k in range(4)]
     for path, photo in zip(paths, photos, strict=False):
