@@ -162,12 +162,13 @@ def find_copies(
     -----
     Thumbnails of 48 x 48 grey pixels are freed of light and shade by a difference of Gaussians
     [1]_. First, still smaller ones are compared as wholes, each with parts of the others: the
-    nearest sixteen of each image in parts, and the nearest four of each as a whole, are candidates:
-    of hundreds of copies of one photograph each is linked to some, not to all. Then each of the 49 overlapping windows of 12 x 12
-    of one candidate is looked for around its place in the other, by normalised cross-correlation
-    [2]_: what the best two fifths of them reach is the similarity. Where it is 0.65 or more, 121
-    windows of 8 x 8 are looked for, too; what the best three tenths of these reach, less 0.045, is
-    the similarity if it is higher.
+    nearest sixteen of each image in parts, and the nearest four of each as a whole, are candidates.
+    Then each of the 49 overlapping windows of 12 x 12 of one candidate is looked for around its
+    place in the other, by normalised cross-correlation [2]_: what the best two fifths of them reach
+    is the similarity. Where it is 0.65 or more, 121 windows of 8 x 8 are looked for, too; what the
+    best three tenths of these reach, less 0.045, is the similarity if it is higher.
+    Of hundreds of copies of one photograph each is paired with some, not with all, so that they may
+    fall into a few groups.
     Time grows with the square of the number of images, memory in proportion to it.
 
     References
