@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.utils._param_validation import Interval, validate_params
 
-from sklearn_dfd.decoding import RawImage, content_digest, to_rgb
+from sklearn_dfd.decoding import DerivedImage, RawImage, content_digest, to_rgb
 from sklearn_dfd.images import as_image_list, describe, read_all
 from sklearn_dfd.thumbnails import matches, thumbnail
 
@@ -56,7 +56,8 @@ def find_source_groups(
 ) -> np.ndarray:
     """Find which images were made from one photograph.
 
-    Images share a group if :func:`find_copies` links them, directly or through others.
+    Images share a group if :func:`find_copies` links them, directly or through others. A photograph
+    and its views (:class:`~sklearn_dfd.augmentation.View`) always do, whatever the views show.
 
     Parameters
     ----------
@@ -120,8 +121,9 @@ def find_copies(
     """Find pairs of images that were made from one photograph.
 
     Found are copies that were saved again, scaled, recoloured or cropped by up to about a third of
-    a side, and edits that leave half of the picture as it was. Two photographs of one person, or
-    of two people who look alike, are no pair; nor are images turned by more than a few degrees.
+    a side, and edits that replace up to about a quarter of the picture, as eyes, nose and mouth in
+    one; of edits that replace half of it, many are missed. Two photographs of one person, or of two
+    people who look alike, are no pair; nor are images turned by more than a few degrees.
 
     Parameters
     ----------
@@ -142,10 +144,11 @@ def find_copies(
     pairs : ndarray of shape (n_pairs, 2), dtype int64
         Rows in ``X``, the smaller one first; or row in ``X`` and row in ``Y``. The most similar
         pair comes first. An image of many copies is paired with its nearest few only, and of
-        identical files in ``X`` only the first is paired with others.
+        identical files in ``X`` only the first is paired with others; of a photograph and its views
+        in ``X`` only the first is sure to be paired with the other views.
     similarity : ndarray of shape (n_pairs,), dtype float64
-        Of each pair: the correlation that the best two fifths of its windows reach (see Notes), 1
-        for identical files.
+        Of each pair: the correlation that the best of its windows reach (see Notes), 1 for
+        identical files and for views of one photograph.
 
     Raises
     ------
@@ -159,9 +162,13 @@ def find_copies(
     -----
     Thumbnails of 48 x 48 grey pixels are freed of light and shade by a difference of Gaussians
     [1]_. First, still smaller ones are compared as wholes, each with parts of the others: the
-    nearest sixteen of each image are candidates. Then each of the 49 overlapping windows of 12 x 12
-    of one candidate is looked for around its place in the other, by normalised cross-correlation
-    [2]_.
+    nearest sixteen of each image in parts, and the nearest four of each as a whole, are candidates.
+    Then each of the 49 overlapping windows of 12 x 12 of one candidate is looked for around its
+    place in the other, by normalised cross-correlation [2]_: what the best two fifths of them reach
+    is the similarity. Where it is 0.65 or more, 121 windows of 8 x 8 are looked for, too; what the
+    best three tenths of these reach, less 0.045, is the similarity if it is higher.
+    Of hundreds of copies of one photograph each is paired with some, not with all, so that they may
+    fall into a few groups.
     Time grows with the square of the number of images, memory in proportion to it.
 
     References
@@ -195,6 +202,9 @@ def check_leakage(
     n_jobs: int | None = None,
 ) -> None:
     """Check that no image to test on is made from a photograph that is trained on.
+
+    Views (:class:`~sklearn_dfd.augmentation.View`) of a photograph are made from it, whatever they
+    show. For anything else see :func:`find_copies`.
 
     Parameters
     ----------
@@ -256,17 +266,15 @@ def _linked(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of `find_copies`."""
     parallel = Parallel(n_jobs=n_jobs, prefer="threads")
-    thumbs, digests = _read(images, parallel)
-    first_row: dict[bytes, int] = {}
-    for row, digest in enumerate(digests):
-        first_row.setdefault(digest, row)
+    thumbs, digests, origins = _read(images, parallel)
     # Identical files stand for one: of a thousand copies the nearest few would all be copies.
-    kept = np.array(list(first_row.values()))
+    kept = np.array(list(_first_rows(digests).values()))
     thumbs = thumbs[kept]
+    other_digests, other_origins = digests, origins
     if others is None:
         turns = [(matches(thumbs, None, mirrored, parallel), kept, kept)]
     else:
-        other_thumbs, digests = _read(others, parallel)
+        other_thumbs, other_digests, other_origins = _read(others, parallel)
         rows = np.arange(len(others))
         # The first of a pair is also tried in parts, so that each side is the first once.
         turns = [
@@ -284,25 +292,48 @@ def _linked(
                 pairs = pairs[:, ::-1]
             for (a, b), value in zip(pairs.tolist(), similarity[near].tolist(), strict=True):
                 found[a, b] = max(found.get((a, b), 0.0), value)
-    for b, digest in enumerate(digests):
-        a = first_row.get(digest, -1)
-        if a >= 0 and (others is not None or a != b):
+    # Views of one photograph are of one photograph, also where they show nothing in common.
+    for a, b in found:
+        if origins[a] == other_origins[b]:
             found[a, b] = 1.0
+    for of_first, of_second in ((digests, other_digests), (origins, other_origins)):
+        first_row = _first_rows(of_first)
+        for b, content in enumerate(of_second):
+            a = first_row.get(content, -1)
+            if a >= 0 and (others is not None or a != b):
+                found[a, b] = 1.0
     pairs = np.array(list(found), dtype=np.int64).reshape(-1, 2)
     values = np.array(list(found.values()), dtype=np.float64)
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -values))
     return pairs[order], values[order]
 
 
-def _read(images: Sequence[Any] | np.ndarray, parallel: Parallel) -> tuple[np.ndarray, list[bytes]]:
-    """Read each image once: its thumbnail, and the digest of its content."""
+def _first_rows(contents: list[bytes]) -> dict[bytes, int]:
+    """Row in which each content comes first."""
+    rows: dict[bytes, int] = {}
+    for row, content in enumerate(contents):
+        rows.setdefault(content, row)
+    return rows
+
+
+def _read(
+    images: Sequence[Any] | np.ndarray, parallel: Parallel
+) -> tuple[np.ndarray, list[bytes], list[bytes]]:
+    """Read each image once: thumbnail, digest of its content, and of what it is a view of."""
 
     def in_threads(call: Callable, sources: Iterable) -> Iterable:
         return parallel(delayed(call)(source) for source in sources)
 
-    thumbs, digests = zip(*read_all(images, _thumbnail_and_digest, apply=in_threads), strict=True)
-    return np.stack(thumbs), list(digests)
+    thumbs, digests, origins = zip(
+        *read_all(images, _thumbnail_and_digests, apply=in_threads), strict=True
+    )
+    return np.stack(thumbs), list(digests), list(origins)
 
 
-def _thumbnail_and_digest(raw: RawImage) -> tuple[np.ndarray, bytes]:
-    return thumbnail(to_rgb(raw)), content_digest(raw)
+def _thumbnail_and_digests(raw: RawImage) -> tuple[np.ndarray, bytes, bytes]:
+    thumb, digest = thumbnail(to_rgb(raw)), content_digest(raw)
+    if not isinstance(raw, DerivedImage):
+        return thumb, digest, digest
+    while isinstance(raw, DerivedImage):
+        raw = raw.raw
+    return thumb, digest, content_digest(raw)

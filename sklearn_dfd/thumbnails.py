@@ -12,13 +12,12 @@ from sklearn.utils import gen_batches
 
 _SIDE = 48  # of a thumbnail, in pixels; all lengths below are in these
 _COARSE_SIDE = 12  # of the thumbnails by which candidates are found
-_N_NEIGHBORS = 16  # candidates for each image
+_N_NEIGHBORS = 16  # candidates for each image, in parts
+_N_NEIGHBORS_OF_WHOLE = 4  # for each image as a whole, that others are parts of
 _LEAST_COARSE_SIMILARITY = 0.5  # of a candidate
 _SIZES = (0.93, 0.85, 0.77, 0.68)  # of the parts in which an image is looked for
-_WINDOW, _STRIDE = 12, 6  # windows that are looked for in the other thumbnail
 _REACH = 3  # how far from its place a window is looked for, either way
 _PLAY = 1  # how much farther than the others, or less far, either way
-_AGREEING = 0.4  # share of the windows that must be found again
 _LEAST_CONTRAST = 2.0  # standard deviation, in grey levels, of a window that shows something
 _LEAST_TELLING = 0.25  # share of windows that must show something
 _FINEST = 0.7  # standard deviation, in pixels, of the blur that removes what crops misplace
@@ -27,6 +26,22 @@ _ROWS_AT_ONCE = 512  # in the search for candidates
 _PAIRS_AT_ONCE = 128
 
 _Box: TypeAlias = tuple[float, float, float, float]  # top, bottom, left, right, from 0 to 1
+
+
+class _Look(NamedTuple):
+    """Windows of one size that are looked for in the other thumbnail."""
+
+    window: int  # side
+    stride: int
+    agreeing: float  # share of the windows that must be found again
+    handicap: float  # what the correlation of such windows counts less than that of others
+
+
+# An edit of the whole face leaves few large windows alone, and more of the small ones. These find
+# something like them more easily: they must agree better.
+_FIRST_LOOK = _Look(window=12, stride=6, agreeing=0.4, handicap=0)
+_SECOND_LOOK = _Look(window=8, stride=4, agreeing=0.3, handicap=0.045)
+_WORTH_A_SECOND = 0.65  # similarity at the first look; most pairs of strangers have less
 
 
 class _Framing(NamedTuple):
@@ -114,6 +129,28 @@ def _candidates(
     n_neighbors = min(_N_NEIGHBORS, len(second) - within)
     if not n_neighbors:
         return
+
+    def framed(
+        parts: list[np.ndarray], start: int, i: np.ndarray, j: np.ndarray
+    ) -> Iterator[tuple[_Framing, np.ndarray, np.ndarray]]:
+        # which framing it was: cheaper asked of the few than kept of all
+        best = np.argmax(
+            [
+                np.einsum("ij,ij->i", descriptors[i], of_second[framing.of_second][j])
+                for descriptors, framing in zip(parts, framings, strict=True)
+            ],
+            axis=0,
+        )
+        for k in np.unique(best):
+            chosen = np.flatnonzero(best == k)
+            for some in gen_batches(len(chosen), _PAIRS_AT_ONCE):
+                yield framings[k], start + i[chosen[some]], j[chosen[some]]
+
+    taken = []  # pairs, as one number each
+    # Many copies of one photograph all have the same few neighbours. The other copies would be no
+    # candidates with the framing that fits, so that each of `second` has some of its own, too.
+    value = np.full((_N_NEIGHBORS_OF_WHOLE, len(second)), -1, dtype=np.float32)
+    row = np.zeros((_N_NEIGHBORS_OF_WHOLE, len(second)), dtype=np.int64)
     for at in gen_batches(len(first), _ROWS_AT_ONCE):
         of_first = [_coarse(_part(first[at], f.of_first, f.mirrored)) for f in framings]
         nearest = np.full((at.stop - at.start, len(second)), -1, dtype=np.float32)
@@ -124,18 +161,33 @@ def _candidates(
         j = np.argpartition(-nearest, n_neighbors - 1, axis=1)[:, :n_neighbors].ravel()
         i = np.arange(len(nearest)).repeat(n_neighbors)
         i, j = i[(near := nearest[i, j] > _LEAST_COARSE_SIMILARITY)], j[near]
-        # which framing it was: cheaper asked of the few than kept of all
-        best = np.argmax(
-            [
-                np.einsum("ij,ij->i", descriptors[i], of_second[framing.of_second][j])
-                for descriptors, framing in zip(of_first, framings, strict=True)
-            ],
-            axis=0,
-        )
-        for k in np.unique(best):
-            chosen = np.flatnonzero(best == k)
-            for some in gen_batches(len(chosen), _PAIRS_AT_ONCE):
-                yield framings[k], at.start + i[chosen[some]], j[chosen[some]]
+        taken.append((at.start + i) * len(second) + j)
+        value, row = _highest(value, row, nearest, at.start)
+        yield from framed(of_first, at.start, i, j)
+    near = value > _LEAST_COARSE_SIMILARITY
+    i, j = row[near], np.nonzero(near)[1]
+    new = ~np.isin(i * len(second) + j, np.concatenate(taken))
+    i, j = i[new], j[new]
+    for at in gen_batches(len(first), _ROWS_AT_ONCE):
+        here = (i >= at.start) & (i < at.stop)
+        if here.any():
+            of_first = [_coarse(_part(first[at], f.of_first, f.mirrored)) for f in framings]
+            yield from framed(of_first, at.start, i[here] - at.start, j[here])
+
+
+def _highest(
+    value: np.ndarray, row: np.ndarray, more: np.ndarray, start: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the highest values of each column, and their rows, of those so far and of more rows."""
+    n_kept, columns = len(value), np.arange(value.shape[1])
+    if len(more) > n_kept:
+        rows = np.argpartition(-more, n_kept - 1, axis=0)[:n_kept]
+    else:
+        rows = np.arange(len(more))[:, np.newaxis].repeat(len(columns), axis=1)
+    value = np.concatenate([value, more[rows, columns]])
+    row = np.concatenate([row, start + rows])
+    chosen = np.argpartition(-value, n_kept - 1, axis=0)[:n_kept]
+    return value[chosen, columns], row[chosen, columns]
 
 
 def _part(thumbs: np.ndarray, box: _Box, mirrored: bool = False) -> np.ndarray:
@@ -167,20 +219,30 @@ def _similarity(first: np.ndarray, second: np.ndarray, framing: _Framing) -> np.
     """Correlation that the best windows of pairs of thumbnails reach, of shape (n_pairs,)."""
     x = _detail(_part(first, framing.of_first, framing.mirrored))
     y = _detail(_part(second, framing.of_second))
-    n_pixels = _WINDOW**2
+    y = np.pad(y, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)), mode="edge")
+    similarity = _agreement(x, y, _FIRST_LOOK)
+    again = similarity >= _WORTH_A_SECOND
+    if again.any():
+        second_look = _agreement(x[again], y[again], _SECOND_LOOK)
+        similarity[again] = np.maximum(similarity[again], second_look)
+    return similarity
+
+
+def _agreement(x: np.ndarray, y: np.ndarray, look: _Look) -> np.ndarray:
+    """Correlation that the best windows reach in one look, less its handicap."""
+    window, stride, reach = look.window, look.stride, _REACH
+    n_pixels = window**2
     floor = n_pixels * _NOISE**2
-    reach = _REACH
-    y = np.pad(y, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
-    x_mean, x_power = _window_means(x), _window_means(x * x)
-    x_mean, x_power = x_mean[:, ::_STRIDE, ::_STRIDE], x_power[:, ::_STRIDE, ::_STRIDE]
-    y_mean, y_power = _window_means(y), _window_means(y * y)
+    x_mean, x_power = _window_means(x, window), _window_means(x * x, window)
+    x_mean, x_power = x_mean[:, ::stride, ::stride], x_power[:, ::stride, ::stride]
+    y_mean, y_power = _window_means(y, window), _window_means(y * y, window)
     x_spread = n_pixels * np.maximum(x_power - x_mean**2, 0) + floor
     y_spread = n_pixels * np.maximum(y_power - y_mean**2, 0) + floor
     n_windows = x_mean.shape[1]
-    starts = _STRIDE * np.arange(n_windows)[:, np.newaxis]
+    starts = stride * np.arange(n_windows)[:, np.newaxis]
     places = np.arange(_SIDE)
-    inside = ((places >= starts) & (places < starts + _WINDOW)).astype(np.float32)
-    at_rest = slice(reach, reach + _SIDE - _WINDOW + 1, _STRIDE)
+    inside = ((places >= starts) & (places < starts + window)).astype(np.float32)
+    at_rest = slice(reach, reach + _SIDE - window + 1, stride)
     y_at_rest = (y_power - y_mean**2)[:, at_rest, at_rest]
     shifts = range(2 * reach + 1)
     found = np.empty((len(x), len(shifts), len(shifts), n_windows, n_windows), dtype=np.float32)
@@ -188,8 +250,8 @@ def _similarity(first: np.ndarray, second: np.ndarray, framing: _Framing) -> np.
         products = x * y[:, down : down + _SIDE, right : right + _SIDE]
         here = (
             slice(None),
-            slice(down, down + _SIDE - _WINDOW + 1, _STRIDE),
-            slice(right, right + _SIDE - _WINDOW + 1, _STRIDE),
+            slice(down, down + _SIDE - window + 1, stride),
+            slice(right, right + _SIDE - window + 1, stride),
         )
         together = inside @ (products @ inside.T) - n_pixels * x_mean * y_mean[here]
         found[:, down, right] = together / np.sqrt(x_spread * y_spread[here])
@@ -201,8 +263,8 @@ def _similarity(first: np.ndarray, second: np.ndarray, framing: _Framing) -> np.
     n_telling = telling.sum(axis=(1, 2))
     found = np.where(telling[:, np.newaxis, np.newaxis], found, -1)
     found = np.sort(found.reshape(len(x), len(shifts) ** 2, -1), axis=2)[:, :, ::-1]
-    rank = (_AGREEING * n_telling).astype(int)
-    similarity = found[np.arange(len(x)), :, rank].max(axis=1).clip(0, 1)
+    rank = (look.agreeing * n_telling).astype(int)
+    similarity = (found[np.arange(len(x)), :, rank].max(axis=1) - look.handicap).clip(0, 1)
     return np.where(n_telling >= _LEAST_TELLING * n_windows**2, similarity, 0)
 
 
@@ -215,8 +277,8 @@ def _blurred(images: np.ndarray, sigma: float) -> np.ndarray:
     return gaussian_filter(images, (0, sigma, sigma), mode="nearest")
 
 
-def _window_means(images: np.ndarray) -> np.ndarray:
+def _window_means(images: np.ndarray, window: int) -> np.ndarray:
     """Mean of every window, by its upper left corner."""
     for axis in (1, 2):
-        images = uniform_filter1d(images, _WINDOW, axis=axis, origin=-(_WINDOW // 2))
-    return images[:, : 1 - _WINDOW, : 1 - _WINDOW]
+        images = uniform_filter1d(images, window, axis=axis, origin=-(window // 2))
+    return images[:, : 1 - window, : 1 - window]

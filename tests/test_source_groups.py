@@ -6,11 +6,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 from sklearn.datasets import load_sample_images
 
 from sklearn_dfd import thumbnails
-from sklearn_dfd.augmentation import View
+from sklearn_dfd.augmentation import View, augment
 from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.images import ImageError
 from sklearn_dfd.source_groups import (
@@ -63,6 +63,13 @@ def pasted(photo, other, rng):
     return edited
 
 
+def box_pasted(photo, other, rng):
+    """A blurred rectangle, over 27 % of the picture, where a portrait has eyes, nose and mouth."""
+    mask = Image.new("L", photo.size, 0)
+    mask.paste(255, (int(0.22 * SIZE), int(0.33 * SIZE), int(0.78 * SIZE), int(0.82 * SIZE)))
+    return Image.composite(other, photo, mask.filter(ImageFilter.GaussianBlur(2)))
+
+
 def all_at_once(photo, other, rng):
     edited = recoloured(pasted(photo, other, rng), other, rng)
     return recompressed(cropped(edited, other, rng), other, rng)
@@ -81,6 +88,7 @@ def edits_of(photos, edit):
         (cropped, 0.95),
         (recoloured, 1),
         (pasted, 0.95),
+        (box_pasted, 0.75),
         (all_at_once, 0.8),
     ],
 )
@@ -125,6 +133,43 @@ def test_many_copies_of_one_photograph_are_one_group(photos):
     views = [cropped(photos[0], photos[1], rng) for _ in range(30)]
     assert set(find_source_groups([*views, *photos[1:]])[:30]) == {0}
     assert find_source_groups([photos[0]] * 30 + [views[0]]).tolist() == [0] * 31
+
+
+def test_each_of_many_copies_is_found_in_the_other_collection(photos):
+    # all of the first collection have the same few nearest in the second, and the other way round
+    photo = photos[0]
+    rng = np.random.default_rng(0)
+    saved = [recompressed(photo, None, rng) for _ in range(40)]
+    corners = rng.integers(0, 9, (60, 2)).tolist()
+    parts = [photo.crop((x, y, x + 98, y + 98)) for x, y in corners]
+    for X, Y in ((saved, parts), (parts, saved)):
+        pairs, _ = find_copies(X, [*Y, *photos[1:5]])
+        assert set(pairs[:, 1]) == set(range(len(Y)))
+
+
+def test_views_belong_to_their_photograph_whatever_they_show(photos, tmp_path):
+    paths = [tmp_path / f"{k}.png" for k in range(4)]
+    for path, photo in zip(paths, photos, strict=False):
+        photo.save(path)
+    faces = [*map(str, paths), photos[4], np.asarray(photos[5])]
+    # mirrored, cropped by half, and a view of a view
+    views = augment(faces, n_views=3, random_state=0)
+    assert find_source_groups(views.data).tolist() == views.groups.tolist()
+    mirrored = [View(View(face, 0, "mirrored"), 1) for face in faces]
+    pairs, similarity = find_copies([*mirrored, *mirrored[:2], *faces])
+    assert {(0, 8), (1, 9), (2, 10), (3, 11), (4, 12), (5, 13)} <= set(map(tuple, pairs.tolist()))
+    assert set(similarity) == {1}
+    # on both sides views, on both sides the photographs, and the same file under another name
+    for train, test in ((faces, mirrored), (mirrored, faces), (mirrored, views.data)):
+        with pytest.raises(LeakageError) as e:
+            check_leakage(train, test)
+        assert set(e.value.pairs[:, 1]) == set(range(len(test)))
+        assert set(e.value.similarity) == {1}
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(paths[0].read_bytes())
+    pairs, similarity = find_copies([mirrored[0]], [View(copy, 7), mirrored[1]])
+    assert pairs.tolist() == [[0, 0]]
+    assert similarity.tolist() == [1]
 
 
 def test_identical_images_that_show_nothing_are_copies():
