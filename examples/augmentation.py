@@ -20,8 +20,6 @@ from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.augmentation import View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.decoding import to_rgb
-from sklearn_dfd.images import read_all
 from sklearn_dfd.weights import WeightsError, load_weights
 
 parser = argparse.ArgumentParser(description="See views of photographs, and what they are worth.")
@@ -53,8 +51,8 @@ recipes = ["gentle", "sharing", "contrast"]
 figure, axes = plt.subplots(len(recipes), 6, figsize=(9, 5), layout="constrained")
 photo = photos.data[0]
 for row, recipe in zip(axes, recipes, strict=True):
-    shown = [photo, *(View(photo, seed, recipe) for seed in range(5))]
-    for ax, picture in zip(row, read_all(shown, to_rgb), strict=True):
+    shown = [photo, *(View(photo, seed, recipe).to_image() for seed in range(5))]
+    for ax, picture in zip(row, shown, strict=True):
         ax.imshow(picture)
         ax.set(xticks=[], yticks=[])
     row[0].set_ylabel(recipe)

@@ -76,14 +76,19 @@ say(f"trained on {len(train)} photographs; ROC AUC {auc:.3f} on {len(test)} othe
 # was pasted in, and on one of the rest.
 
 spliced = test[y[test] == 1]
-figure = plt.figure(figsize=(10, 5.6), layout="constrained")
-axes = [figure.add_subplot(2, 4, i + 1) for i in range(min(8, len(spliced)))]
-display = GradCAMDisplay.from_estimator(detector, X[spliced[: len(axes)]], ax=axes)
-for ax, mask in zip(axes, photos.masks[spliced], strict=False):
+display = GradCAMDisplay.from_estimator(detector, X[spliced])
+plt.close(display.figure_)  # of all of them; eight are enough to look at
+maps = display.maps
+few = GradCAMDisplay(
+    display.photos[:8],
+    maps[:8],
+    probability=display.probability[:8],
+    class_of_interest=display.class_of_interest,
+).plot()
+for ax, mask in zip(few.axes_, photos.masks[spliced], strict=False):
     ax.contour(mask, levels=[0.5], colors="white", linewidths=1)
-figure.savefig(args.output / "gradcam.png", dpi=120)
+few.figure_.savefig(args.output / "gradcam.png", dpi=120)
 
-maps = GradCAMDisplay.from_estimator(detector, X[spliced]).maps
 masks = photos.masks[spliced].astype(bool)
 inside = np.array([m[mask].mean() for m, mask in zip(maps, masks, strict=True)])
 outside = np.array([m[~mask].mean() for m, mask in zip(maps, masks, strict=True)])

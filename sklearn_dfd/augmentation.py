@@ -14,9 +14,16 @@ from sklearn.utils.validation import column_or_1d
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from sklearn_dfd.decoding import to_rgb
 from sklearn_dfd.distortions import DISTORTIONS
 from sklearn_dfd.groups import check_groups, check_groups_of_views
-from sklearn_dfd.images import ImageView, as_image_list, describe, number_by_origin
+from sklearn_dfd.images import (
+    ImageView,
+    as_image_list,
+    describe,
+    number_by_origin,
+    read_source,
+)
 
 __all__ = ["ImageAugmenter", "View", "augment"]
 
@@ -172,6 +179,20 @@ class View(ImageView):
         view : PIL image of mode RGB
         """
         return _RECIPES[self.recipe].render(image, random_state)
+
+    def to_image(self) -> Image.Image:
+        """Make the view, to look at it.
+
+        Returns
+        -------
+        view : PIL image of mode RGB
+
+        Raises
+        ------
+        OSError, ValueError
+            If its photograph cannot be read.
+        """
+        return to_rgb(read_source(self))
 
 
 class ImageAugmenter(BaseEstimator):

@@ -87,6 +87,15 @@ def test_digest_tells_source_seed_and_recipe_apart(path, monkeypatch):
     assert digest(View(path, 0)) not in digests
 
 
+def test_a_view_can_be_looked_at(path):
+    view = View(path, 3)
+    picture = view.to_image()
+    assert picture.mode == "RGB"
+    np.testing.assert_array_equal(np.array(picture), np.array(render(view)))
+    with pytest.raises(FileNotFoundError):
+        View("absent.jpg", 3).to_image()
+
+
 def test_a_source_changed_under_its_name_is_another_view(path):
     view = View(path, 0)
     before, image = digest(view), render(view)

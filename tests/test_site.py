@@ -24,7 +24,9 @@ frame.onload = async () => {
   const pictures = [...frame.contentDocument.images];
   for (const picture of pictures) {
     picture.loading = "eager";
-    await picture.decode().catch(() => {});
+    if (!picture.complete) {
+      await new Promise((done) => (picture.onload = picture.onerror = done));
+    }
   }
   document.querySelector("pre").textContent = JSON.stringify(
     pictures.map((picture) => [picture.src.split("/").pop(), picture.naturalWidth]));
