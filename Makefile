@@ -4,7 +4,7 @@ BIN := .venv/bin
 WEIGHTS ?= imagenet
 MINUTES ?= 60
 FILES ?= 100000
-VERSIONLESS := comparison docs examples heap mobilenet packaging reliability reliability_images \
+VERSIONLESS := comparison docs examples mobilenet packaging reliability reliability_images \
   reliability_numbers site tail
 
 .PHONY: demo test test-oldest lint docs bench soak fuzz audit clean

@@ -24,9 +24,6 @@ from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.feature_store import FeatureStore
 from sklearn_dfd.model_selection import find_source_groups
 
-#: Parameters that change how a fitted detector judges, and nothing before.
-OF_JUDGING = ("average_mirrored", "average_crops")
-
 
 def changes_of(setting):
     """Read the changes of a setting: those of training, and those of judging."""
@@ -37,7 +34,8 @@ def changes_of(setting):
             changes[name] = literal_eval(value)
         except ValueError:
             changes[name] = value
-    judging = {name: changes.pop(name) for name in OF_JUDGING if name in changes}
+    # this one changes how a fitted detector judges, and nothing before
+    judging = {name: changes.pop(name) for name in ("average_mirrored",) if name in changes}
     return changes, judging
 
 

@@ -1,8 +1,6 @@
-"""A detector that trains on views of its photographs, and judges each by several looks."""
+"""A detector that trains on views of its photographs, and judges them in both mirror images."""
 
-from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
 
 import numpy as np
 from sklearn import config_context, get_config
@@ -11,19 +9,19 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter
-from torchvision.transforms.v2 import functional as F
 
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
 from sklearn_dfd.callbacks import CallbackSupportMixin, training_data
-from sklearn_dfd.images import ImageView, as_image_list
+from sklearn_dfd.images import as_image_list
 from sklearn_dfd.persistence import restored_state, saved_state
 
 
 class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """Train a detector on photographs and views of them; judge by mirror images and crops, too.
+    """Train a detector on photographs and views of them; judge photographs and mirror images.
 
     ``fit`` makes the views, of the rows that it is given and of nothing else: in cross-validation
-    and searches over this estimator no view of a photograph to test on is trained on.
+    and searches over this estimator no view of a photograph to test on is trained on. What is
+    tested are photographs as they are.
 
     Parameters
     ----------
@@ -42,11 +40,6 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         Whether the probability of a photograph is the mean of its own and of that of its mirror
         image, which takes twice the time.
 
-    average_crops : bool, default=False
-        Whether five crops of the photograph count as it does, as in [1]_: its corners and its
-        middle, of nine tenths of either side. That takes six times the time. May be changed after
-        ``fit``, like ``average_mirrored``.
-
     random_state : int, default=0
         Seed of the views. An int alone: all fits of a search then make the same views, and the
         features of each are computed once.
@@ -63,11 +56,6 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
     --------
     make_deepfake_pipeline : ``preset="accurate"`` makes one.
     sklearn_dfd.augmentation.ImageAugmenter : The same views, for imbalanced-learn's pipelines.
-
-    References
-    ----------
-    .. [1] A. Krizhevsky, I. Sutskever, G. E. Hinton (2012). ImageNet Classification with Deep
-       Convolutional Neural Networks. NeurIPS.
 
     Notes
     -----
@@ -96,7 +84,6 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         "estimator": [HasMethods(["fit", "predict_proba"])],
         "n_views": [Interval(Integral, 0, None, closed="left")],
         "average_mirrored": ["boolean"],
-        "average_crops": ["boolean"],
         "random_state": [Interval(Integral, 0, None, closed="left")],
     }
     del _parameter_constraints["keep_originals"]
@@ -105,20 +92,12 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
     _parameters_of_older_files: dict = {}  # noqa: RUF012
 
     def __init__(
-        self,
-        estimator,
-        *,
-        n_views=8,
-        recipe="gentle",
-        average_mirrored=True,
-        average_crops=False,
-        random_state=0,
+        self, estimator, *, n_views=8, recipe="gentle", average_mirrored=True, random_state=0
     ):
         self.estimator = estimator
         self.n_views = n_views
         self.recipe = recipe
         self.average_mirrored = average_mirrored
-        self.average_crops = average_crops
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -220,13 +199,11 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
             If images cannot be used; it names them all.
         """
         check_is_fitted(self)
-        looks = [as_image_list(X)]
-        if self.average_crops:
-            looks += [[_Crop(image, place) for image in looks[0]] for place in range(5)]
+        probability = self.estimator_.predict_proba(X)
         if self.average_mirrored:
-            looks += [[View(image, 0, "mirrored") for image in images] for images in looks]
-        # one after another: the rows of all of them need not fit in memory
-        return sum(self.estimator_.predict_proba(images) for images in looks) / len(looks)
+            mirrored = [View(image, 0, "mirrored") for image in as_image_list(X)]
+            probability = (probability + self.estimator_.predict_proba(mirrored)) / 2
+        return probability
 
     def predict(self, X):
         """Predict labels.
@@ -277,23 +254,6 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
-
-
-@dataclass(frozen=True, slots=True)
-class _Crop(ImageView):
-    """Nine tenths of either side of a photograph: one of its corners, or the middle."""
-
-    source: Any
-    place: int
-
-    @property
-    def signature(self):
-        return f"crop 0.9 {self.place}"
-
-    def render(self, image, random_state):
-        """Make the crop, which does not depend on chance."""
-        height, width = (round(0.9 * side) for side in F.get_size(image))
-        return F.five_crop(image, [height, width])[self.place]
 
 
 def _fit_with(estimator, X, y, metadata):

@@ -432,11 +432,6 @@ def _steps(pipe):
             f'{where}set_params(features__precision="float32"), and see whether it still is as '
             "good."
         )
-    if augmented and pipe.average_crops:
-        raise ValueError(
-            "the detector averages five crops of each photograph, and the file would not: "
-            "set_params(average_crops=False), and see whether it still is as good."
-        )
     return *steps, augmented and pipe.average_mirrored
 
 

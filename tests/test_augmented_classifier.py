@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.augmented_classifier: views in training and in judging."""
+"""Tests of sklearn_dfd.augmented_classifier: views in training, both mirror images in judging."""
 
 import joblib
 import numpy as np
@@ -17,8 +17,6 @@ from sklearn_dfd.augmentation import ImageAugmenter, View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.images import ImageError
-
-PLACES = [(0, 0), (0, 3), (3, 0), (3, 3), (2, 2)]  # top and left of the crops of 32 pixels
 
 
 @pytest.fixture(scope="module")
@@ -70,24 +68,6 @@ def test_judged_in_both_mirror_images(pipe, photos):
     probability = detector.predict_proba(photos.data)
     np.testing.assert_allclose(probability, np.mean(both, axis=0), atol=1e-6)
     np.testing.assert_array_equal(detector.predict(photos.data), probability.argmax(axis=1))
-
-
-@pytest.mark.parametrize("average_mirrored", [True, False])
-def test_judged_in_five_crops(average_mirrored, pipe, photos):
-    detector = AugmentedClassifier(pipe, n_views=0).fit(photos.data, photos.target)
-    detector.set_params(average_mirrored=average_mirrored, average_crops=True)
-    arrays = [np.array(Image.open(path).convert("RGB")) for path in photos.data]
-    assert arrays[0].shape == (32, 32, 3)  # nine tenths of which are 29
-    looks = [[a] + [a[r : r + 29, c : c + 29] for r, c in PLACES] for a in arrays]
-    each = [detector.estimator_.predict_proba(look) for look in looks]
-    if average_mirrored:
-        flipped = [detector.estimator_.predict_proba([a[:, ::-1] for a in look]) for look in looks]
-        each = np.concatenate([each, flipped], axis=1)
-    expected = np.mean(each, axis=1)
-    assert np.abs(expected - detector.estimator_.predict_proba(arrays)).max() > 1e-4
-    probability = detector.predict_proba(photos.data)
-    np.testing.assert_allclose(probability, expected, atol=1e-6)
-    np.testing.assert_allclose(detector.predict_proba(arrays[5:7]), expected[5:7], atol=1e-6)
 
 
 def test_no_view_of_what_is_tested_is_trained_on(pipe, photos, seen):

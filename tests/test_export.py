@@ -143,7 +143,7 @@ def test_a_head_alone_on_features_that_are_maps(photos, path):
 def detector(photos, weights_file):
     detector = make_deepfake_pipeline(
         preset="accurate", weights=weights_file, image_size=64, max_epochs=1, batch_size=8, lr=1e-3
-    ).set_params(n_views=1, average_crops=False, estimator__classifier__random_state=0)
+    ).set_params(n_views=1, estimator__classifier__random_state=0)
     return detector.fit(photos.data, photos.target_names[photos.target])
 
 
@@ -163,13 +163,6 @@ def test_both_mirror_images_are_averaged_as_the_detector_does(
     onnx.checker.check_model(model, full_check=True)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["classes"]) == ["genuine", "spliced"] and metadata["layer"] == "10"
-
-
-def test_crops_are_not_written(detector, path):
-    detector = copy.deepcopy(detector).set_params(average_crops=True)
-    with pytest.raises(ValueError, match=r"five crops .* set_params\(average_crops=False\)"):
-        to_onnx(detector, path)
-    assert not path.exists()
 
 
 @pytest.mark.parametrize("size", [(2, 2), (33, 31), (97, 130), (64, 300), (1201, 799)])
