@@ -20,9 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
+from sklearn_dfd.forking import ForkGate
+
 SCHEMA_VERSION = 1
 _CLAIM_SECONDS = 120
 _LOCK_SECONDS = 60
+
+# A child that is forked while another thread uses SQLite would believe to hold that thread's locks,
+# and damage the file.
+_connected = ForkGate()
 
 
 def row_key(content_digest, recipe):
@@ -320,7 +326,10 @@ class FeatureStore:
         path.mkdir(parents=True, exist_ok=True)
         file = path / "features.sqlite"
         try:
-            with closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as database:
+            with (
+                _connected.section(),
+                closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as database,
+            ):
                 database.text_factory = bytes  # a damaged text must not fail to be read
                 self._prepare(database, file)
                 yield database

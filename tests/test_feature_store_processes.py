@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -132,3 +133,47 @@ def test_forked_process_uses_the_store_of_its_parent(any_store):
     fill(any_store, [4])
     in_directory = isinstance(any_store, FeatureStore)
     assert_keeps(any_store, [0, 1, 2, 3, 4] if in_directory else [0, 1, 2, 4], asked=range(6))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forks_while_threads_use_the_store_do_not_damage_it(store):
+    """SQLite's locks are of a process: a child must not take over an open one."""
+    fill(store, range(20), 500)
+    stop = threading.Event()
+    failures = []
+
+    def use(number):
+        step = 0
+        while not stop.is_set():
+            step += 1
+            try:
+                fill(store, [10_000 * number + step, step % 20], 500)
+                assert len(kept(store, range(20))) == 20
+            except Exception as error:
+                failures.append(error)
+                return
+
+    def child(number):
+        for _ in range(10):
+            fill(store, [100_000 + number, number % 20], 500)
+            assert len(kept(store, range(20))) == 20
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    context = multiprocessing.get_context("fork")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
+            for number in range(20):
+                process = context.Process(target=child, args=(number,))
+                process.start()
+                process.join(60)
+                assert process.exitcode == 0, number
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not failures
+    with database_of(store) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
