@@ -62,9 +62,11 @@ def shared(directory, n_processes, n_threads, n_calls, seconds, method="spawn"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads, from 3.12
         processes = [context.Process(target=_child, args=arguments) for _ in range(n_processes)]
-        for process in processes:
-            process.start()
-    _child(*arguments)
+        with ThreadPoolExecutor(1) as own:
+            calls = own.submit(_child, *arguments)
+            for process in processes:  # while the threads of this one are at it
+                process.start()
+    calls.result()
     deadline = time.monotonic() + seconds + PATIENCE
     for process in processes:
         process.join(max(0, deadline - time.monotonic()))
