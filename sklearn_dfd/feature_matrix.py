@@ -125,13 +125,17 @@ def extract_feature_matrix(
     return np.load(path, mmap_mode="r")
 
 
+# attributes of the transformer that decide what a row is, or whether there is one
+_DECIDING = ("layer_", "image_size", "precision", "max_pixels", "on_error")
+
+
 def _begin(part, features, images, chunk_size):
     """Lay out what workers need: the transformer, and a file for the rows; or find it there."""
     recipe = {
         "images": joblib.hash(images),
         "chunk_size": chunk_size,
         "weights": features.fingerprint_,
-        **{k: str(getattr(features, k)) for k in ("layer_", "image_size", "precision", "on_error")},
+        **{name: str(getattr(features, name)) for name in _DECIDING},
     }
     if (part / "recipe.json").exists():
         begun = json.loads((part / "recipe.json").read_text())

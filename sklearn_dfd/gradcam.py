@@ -1,5 +1,7 @@
 """Grad-CAM through trunk and tail: where in an image the evidence for a class comes from."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from PIL import Image
@@ -157,7 +159,7 @@ class GradCAMDisplay:
         for step in before:
             if hasattr(step, "transform"):  # a sampler acts in fit alone
                 X = step.transform(X)
-        photos = read_all(as_image_list(X), to_rgb)
+        photos = read_all(as_image_list(X), partial(to_rgb, max_pixels=features.max_pixels))
         pixels = np.stack([np.asarray(squash(photo, features.image_size)) for photo in photos])
         maps, probability = _grad_cam(
             features, classifier, pixels, classes.index(class_of_interest), block

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from sklearn_dfd import (
@@ -121,6 +122,9 @@ def test_another_run_is_not_continued(features, files, tmp_path):
     other = MobileNetV2Features("pool", weights=None, image_size=32).fit(files)
     with pytest.raises(ValueError, match=r"begun with other images, weights, layer_: delete it"):
         extract_feature_matrix(other, files, path, chunk_size=4)
+    smaller = clone(features).set_params(max_pixels=10**4).fit(files)
+    with pytest.raises(ValueError, match=r"begun with other images, max_pixels: delete it"):
+        extract_feature_matrix(smaller, files, path, chunk_size=4)
     with pytest.raises(ValueError, match="begun with other chunk_size"):
         extract_feature_matrix(features, [*files, "missing.jpg"], path)
 

@@ -123,6 +123,17 @@ def test_maps_have_the_sizes_of_the_photographs(pipe, photos, tmp_path):
     np.testing.assert_allclose(display.maps[0], alone.maps[0], atol=1e-5)
 
 
+def test_files_may_have_the_pixels_that_the_pipeline_allows(pipe, photos, tmp_path, monkeypatch):
+    file = tmp_path / "photo.png"
+    Image.fromarray(photos.data[0]).save(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    generous = copy.deepcopy(pipe)
+    generous[0].set_params(max_pixels=5000)
+    assert GradCAMDisplay.from_estimator(generous, [file]).maps.shape == (1, 64, 64)
+    with pytest.raises(ImageError, match=r"photo\.png.*64x64 pixels"):
+        GradCAMDisplay.from_estimator(pipe, [file])
+
+
 def test_the_pipeline_stays_as_it_was(pipe, photos):
     before = pipe.predict_proba(photos.data)
     GradCAMDisplay.from_estimator(pipe, photos.data[:3])
