@@ -7,6 +7,7 @@ from PIL import Image
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.neighbors import KNeighborsClassifier
@@ -242,6 +243,30 @@ def test_saved_and_loaded(pipe, photos, tmp_path):
     np.testing.assert_array_equal(
         loaded.predict_proba(photos.data), detector.predict_proba(photos.data)
     )
+
+
+def test_several_seeds_together(photos, tmp_path):
+    detectors = [
+        make_deepfake_pipeline(
+            preset="accurate",
+            weights=None,
+            image_size=32,
+            max_epochs=1,
+            hidden_layer_sizes=(8,),
+            memory=tmp_path / "features",
+            random_state=seed,
+        ).set_params(n_views=1)
+        for seed in range(2)
+    ]
+    voting = VotingClassifier([(f"seed {i}", d) for i, d in enumerate(detectors)], voting="soft")
+    y = photos.target_names[photos.target]
+    voting.fit(photos.data, y)
+    alone = [detector.fit(photos.data, y).predict_proba(photos.data) for detector in detectors]
+    assert not np.array_equal(*alone)
+    joblib.dump(voting, tmp_path / "voting.joblib")
+    loaded = joblib.load(tmp_path / "voting.joblib")
+    np.testing.assert_array_equal(loaded.predict_proba(photos.data), np.mean(alone, axis=0))
+    assert set(loaded.predict(photos.data)) <= set(y)
 
 
 def test_labels_in_words(pipe, photos):
