@@ -7,7 +7,7 @@ FILES ?= 100000
 VERSIONLESS := comparison docs examples mobilenet packaging reliability reliability_images \
   reliability_numbers site tail
 
-.PHONY: demo test test-oldest lint docs bench soak fuzz audit clean
+.PHONY: demo test test-oldest lint docs bench soak fuzz fuzz-guided audit clean
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -69,6 +69,12 @@ soak: .venv/dev  ## mutated images, kills, load and random pipelines, for MINUTE
 
 fuzz: .venv/dev  ## FILES mutated image files
 	$(BIN)/python soak/run.py --only images --minutes 600 --files $(FILES) 2> soak.log || (tail -n 50 soak.log; exit 1)
+
+fuzz-guided: .venv/dev  ## files mutated as coverage suggests, for MINUTES; atheris has wheels for Linux
+	$(BIN)/python -m pip install -q "atheris>=3"
+	$(BIN)/python soak/atheris_images.py -max_total_time=$$((60 * $(MINUTES))) 2> soak.log \
+	  || (tail -n 50 soak.log; exit 1)
+	tail -n 1 soak.log
 
 audit: .venv/dev  ## known vulnerabilities of what is installed; needs the network
 	$(BIN)/python -m pip install -q pip-audit

@@ -2,7 +2,7 @@
 
     python soak/atheris_images.py [CORPUS] -max_total_time=600
 
-Needs ``pip install atheris``. A file that makes a defect is left as ``crash-...``, and a slow one
+``make fuzz-guided`` installs atheris first. A file that makes a defect is left as ``crash-...``, and a slow one
 as ``timeout-...``.
 """
 
