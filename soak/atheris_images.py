@@ -2,8 +2,8 @@
 
     python soak/atheris_images.py [CORPUS] -max_total_time=600
 
-``make fuzz-guided`` installs atheris first. A file that makes a defect is left as ``crash-...``, and a slow one
-as ``timeout-...``.
+``make fuzz-guided`` installs atheris first. A file that makes a defect is left as ``crash-...``,
+and a slow one as ``timeout-...``.
 """
 
 import sys
