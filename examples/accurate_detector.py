@@ -60,7 +60,7 @@ def say(text):
 
 
 # %%
-# The groups that nobody wrote down are found first: about one fake in seven is an edit of a
+# The groups that nobody wrote down are found first: about one fake in eight is an edit of a
 # photograph that is in the set too.
 
 faces = load_real_and_fake_faces(args.data)

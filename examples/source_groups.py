@@ -228,6 +228,9 @@ if args.data:
     with open(args.output / "source_pairs.csv", "w", encoding="utf-8") as file:
         for (i, j), value in zip(pairs[:n_linked], similarity, strict=False):
             file.write(f'{value:.3f},"{photos[i]}","{photos[j]}"\n')
+    folders = [Path(photo).parent for photo in photos]
+    across = sum(folders[i] != folders[j] for i, j in pairs[:n_linked])
+    say(f"{across} of the linked pairs are of two folders")
 say(f"{n_linked} pairs linked; some are drawn in {args.output / 'source_groups.png'}")
 
 # %%

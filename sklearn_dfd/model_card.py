@@ -1,12 +1,12 @@
 """The card that goes with a detector: what it learned from, how far to trust it, and for what."""
 
 import importlib
+from numbers import Real
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import HasMethods, validate_params
-from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_dfd._version import __version__
@@ -30,7 +30,7 @@ _LIMITS = (
 _SCORES = {
     "ROC AUC (0.5 is guessing)": roc_auc_score,
     "Equal error rate": equal_error_rate,
-    "Found at 1 % false alarms": tpr_at_fpr,
+    "{} photographs found, at 1 % false alarms": tpr_at_fpr,
 }
 
 
@@ -40,6 +40,7 @@ _SCORES = {
         "y_true": ["array-like"],
         "y_score": ["array-like"],
         "data": [str],
+        "pos_label": [Real, str, "boolean", None],
         "groups": ["array-like", None],
         "robustness": [HasMethods("to_dict"), None],
         "intended_use": [str],
@@ -54,6 +55,7 @@ def make_model_card(
     y_score,
     *,
     data,
+    pos_label=None,
     groups=None,
     robustness=None,
     intended_use=_INTENDED_USE,
@@ -72,10 +74,14 @@ def make_model_card(
         a test set, or the test folds of a cross-validation.
 
     y_score : array-like of shape (n_test,)
-        Probabilities of the second class (``estimator.classes_[1]``) for them.
+        Probabilities of ``pos_label`` for them.
 
     data : str
         What the photographs are, where they come from, and by what right.
+
+    pos_label : int, float, bool or str, default=None
+        The class that is to be found. None for the second of ``estimator.classes_``, which are
+        sorted: of ``"fake"`` and ``"real"`` that is ``"real"``.
 
     groups : array-like of shape (n_test,), default=None
         What belongs together among them; the intervals resample whole groups.
@@ -100,7 +106,8 @@ def make_model_card(
     NotFittedError
         If the estimator is not fitted.
     ValueError
-        If ``y_true`` is not of two classes, lengths differ, or a group is missing.
+        If ``y_true`` is not of the two classes of the estimator, ``pos_label`` is neither of them,
+        lengths differ, or a group is missing.
     ImportError
         If skops is not installed.
 
@@ -134,18 +141,24 @@ def make_model_card(
     check_consistent_length(y_true, y_score)
     if groups is not None:
         groups = check_groups(groups, len(y_true), "photographs")
-    if type_of_target(y_true) != "binary" or len(np.unique(y_true)) != 2:
-        raise ValueError(f"y_true must hold two classes, not {np.unique(y_true).tolist()}.")
-    classes = ", ".join(map(str, estimator.classes_))
+    classes, labels = estimator.classes_.tolist(), np.unique(y_true).tolist()
+    if len(classes) != 2 or labels != classes:
+        raise ValueError(
+            f"y_true must hold the two classes of the estimator, {classes}, not {labels}."
+        )
+    if pos_label is None:
+        pos_label = classes[1]
+    if pos_label not in classes:
+        raise ValueError(f"pos_label={pos_label!r} is not a class: {classes}.")
     card = skops_card.Card(estimator, template=None)
     for name, text in {
-        "": f"Classes: {classes}. Made with sklearn-dfd {__version__}.",
+        "": f"Classes: {', '.join(map(str, classes))}. Made with sklearn-dfd {__version__}.",
         "/Intended use": intended_use,
         "/Limits": limits,
         "/Data": data,
     }.items():
         card.add(**{_TITLE + name: text})
-    tables = {"Scores": _scores(y_true, y_score, groups, random_state)}
+    tables = {"Scores": _scores(y_true, y_score, pos_label, groups, random_state)}
     about = {"Scores": _tested_on(y_true, groups)}
     if robustness is None:
         card.add(**{f"{_TITLE}/Robustness": "Not measured."})
@@ -170,14 +183,15 @@ def _tested_on(y_true, groups):
     )
 
 
-def _scores(y_true, y_score, groups, random_state):
+def _scores(y_true, y_score, pos_label, groups, random_state):
+    positive = y_true == pos_label
     ends = [
-        bootstrap_interval(metric, y_true, y_score, groups=groups, random_state=random_state)
+        bootstrap_interval(metric, positive, y_score, groups=groups, random_state=random_state)
         for metric in _SCORES.values()
     ]
     return {
-        "score": list(_SCORES),
-        "value": [f"{metric(y_true, y_score):.3f}" for metric in _SCORES.values()],
+        "score": [name.format(pos_label) for name in _SCORES],
+        "value": [f"{metric(positive, y_score):.3f}" for metric in _SCORES.values()],
         "95 % interval": [f"{low:.3f} to {high:.3f}" for low, high in ends],
     }
 

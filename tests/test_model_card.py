@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from sklearn_dfd.metrics import bootstrap_interval
+from sklearn_dfd.metrics import bootstrap_interval, tpr_at_fpr
 from sklearn_dfd.model_card import make_model_card
 
 pytest.importorskip("skops")
@@ -74,10 +74,27 @@ def test_what_was_not_given_is_said(scored):
     assert section(text, "Limits").strip() == "None."
 
 
+def test_the_class_that_is_to_be_found(scored):
+    estimator, y, score, groups = scored
+    card = make_model_card(
+        estimator, y, 1 - score, data="x", pos_label="fake", groups=groups, random_state=0
+    )
+    table = section(card.render(), "Scores")
+    found = tpr_at_fpr(y == "fake", 1 - score)
+    assert found != tpr_at_fpr(y, score)
+    (row,) = [line for line in table.splitlines() if "fake photographs found, at 1 %" in line]
+    assert f"{found:.3f}" in row
+    assert f"{roc_auc_score(y, score):.3f}" in table
+
+
 def test_errors(scored, monkeypatch):
     estimator, y, score, groups = scored
-    with pytest.raises(ValueError, match=r"two classes, not \['real'\]"):
+    with pytest.raises(ValueError, match=r"estimator, \['fake', 'real'\], not \['real'\]"):
         make_model_card(estimator, y[1::2], score[1::2], data="x")
+    with pytest.raises(ValueError, match=r"the two classes of .* not \[False, True\]"):
+        make_model_card(estimator, y == "real", score, data="x")
+    with pytest.raises(ValueError, match=r"pos_label='Fake' is not a class: \['fake', 'real'\]"):
+        make_model_card(estimator, y, score, data="x", pos_label="Fake")
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         make_model_card(estimator, y, score[1:], data="x")
     with pytest.raises(ValueError, match="groups has 199 values for 200 photographs: pass one"):
