@@ -4,7 +4,8 @@
                                   [SETTING ...]
 
 A setting is a list of changes such as ``layer=13,image_size=160``, of the parameters of
-DeepFakeClassifier, MobileNetV2Features and AugmentedClassifier; an empty one is the preset. Each is
+DeepFakeClassifier, MobileNetV2Features and AugmentedClassifier; an empty one is the preset.
+``averaged_views=8`` averages the probabilities of so many views of what is judged, too. Each is
 trained on the first folds, of five by groups of photographs made from one another, always the same,
 and judged on what they leave out; settings that differ in how they judge alone are trained once.
 What is chance on one fold is large: 0.02 of ROC AUC is nothing.
@@ -20,9 +21,12 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from sklearn_dfd import make_deepfake_pipeline
+from sklearn_dfd.augmentation import View
 from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.feature_store import FeatureStore
 from sklearn_dfd.model_selection import find_source_groups
+
+_JUDGING = ("average_mirrored", "averaged_views")
 
 
 def changes_of(setting):
@@ -34,9 +38,18 @@ def changes_of(setting):
             changes[name] = literal_eval(value)
         except ValueError:
             changes[name] = value
-    # this one changes how a fitted detector judges, and nothing before
-    judging = {name: changes.pop(name) for name in ("average_mirrored",) if name in changes}
+    # these change how a fitted detector judges, and nothing before
+    judging = {name: changes.pop(name) for name in _JUDGING if name in changes}
     return changes, judging
+
+
+def judged(detector, X, averaged_views=0, **params):
+    """Return the probability of the second class, the mean of views of each photograph, too."""
+    judge = copy(detector).set_params(**params)
+    # seeds from 1000 on: none of these views was trained on, even if the photograph were
+    views = [[View(x, 1000 + seed, "gentle") for x in X] for seed in range(averaged_views)]
+    each = [judge.predict_proba(X), *(judge.estimator_.predict_proba(some) for some in views)]
+    return np.mean(each, axis=0)[:, 1]
 
 
 def detector_with(changes, **common):
@@ -78,8 +91,7 @@ def main():
         for train, test in folds[: args.n_folds]:
             detector = detector_with(changes, **common).fit(X[train], y[train])
             for _, judging in alike:
-                judge = copy(detector).set_params(**judging)
-                p = judge.predict_proba(X[test])[:, 1]
+                p = judged(detector, X[test], **judging)
                 scores.append([roc_auc_score(y[test], p), accuracy_score(y[test], p > 0.5)])
         means = np.reshape(scores, (-1, len(alike), 2)).mean(axis=0)
         for (setting, _), (auc, accuracy) in zip(alike, means, strict=True):
