@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils import Bunch, _safe_indexing, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.validation import _num_samples, column_or_1d
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -22,7 +22,7 @@ from sklearn_dfd.images import (
     as_image_list,
     describe,
     number_by_origin,
-    read_source,
+    read_all,
 )
 
 __all__ = ["ImageAugmenter", "View", "augment"]
@@ -136,8 +136,8 @@ class View(ImageView):
 
     Raises
     ------
-    ValueError
-        If there is no such recipe.
+    TypeError, ValueError
+        If the seed is no integer, or there is no such recipe.
 
     Examples
     --------
@@ -153,6 +153,8 @@ class View(ImageView):
     recipe: str = "sharing"
 
     def __post_init__(self):
+        if not isinstance(self.seed, Integral):
+            raise TypeError(f"seed is {self.seed!r}; it must be an integer.")
         if self.recipe not in _RECIPES:
             raise ValueError(f"recipe is {self.recipe!r}; there are {', '.join(_RECIPES)}.")
 
@@ -189,10 +191,11 @@ class View(ImageView):
 
         Raises
         ------
-        OSError, ValueError
+        ImageError
             If its photograph cannot be read.
         """
-        return to_rgb(read_source(self))
+        (image,) = read_all([self], to_rgb)
+        return image
 
 
 class ImageAugmenter(BaseEstimator):
@@ -408,7 +411,7 @@ def augment(
 
 
 def _check_length(name, values, images):
-    n_values = len(values)
+    n_values = _num_samples(values)
     if n_values != len(images):
         raise ValueError(f"{name} has {n_values} values for {len(images)} images: pass one each.")
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_para
 
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
 from sklearn_dfd.callbacks import CallbackSupportMixin, training_data
-from sklearn_dfd.images import as_image_list
+from sklearn_dfd.images import ImageError, as_image_list
 from sklearn_dfd.persistence import restored_state, saved_state
 
 
@@ -137,9 +137,16 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         ImageError
             If images cannot be used; it names them all.
         ValueError, TypeError
-            If ``X`` or ``X_val`` is not a collection of images, lengths differ, or the classifier
-            takes no weights or validation rows.
+            If ``X`` or ``X_val`` is not a collection of images, lengths differ, the classifier
+            takes no weights, groups or validation rows, or it splits what it is given by itself
+            (as ``CalibratedClassifierCV``) and no groups reach it.
         """
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        named = {"sample_weight": sample_weight, "groups": groups, "X_val": X_val, "y_val": y_val}
+        asked = {name for name, value in named.items() if value is not None}
         faces = augment(
             X,
             y,
@@ -172,7 +179,10 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         part = task.subcontext(task_name="fit-estimator")
         with part.propagate_callback_context(estimator):
             part.call_on_fit_task_begin(estimator=self, **data)
-            self.estimator_ = _fit_with(estimator, images, target, metadata)
+            try:
+                self.estimator_ = _fit_with(estimator, images, target, metadata, asked)
+            except ImageError as error:
+                raise _of_photographs(error, originals) from None
             part.call_on_fit_task_end(estimator=self, **data)
         self.classes_ = self.estimator_.classes_
         task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
@@ -256,19 +266,29 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         return tags
 
 
-def _fit_with(estimator, X, y, metadata):
-    """Fit, with the metadata that the classifier at the end takes, and X_val transformed."""
+def _of_photographs(error, originals):
+    """Name the photographs that cannot be used, and none of their views."""
+    n_images = len(originals)
+    if error.n_images == n_images or error.n_images % n_images:
+        return error  # of photographs to validate on, or without views
+    names = {row % n_images: (row % n_images, *rest) for row, *rest in reversed(error.failures)}
+    failures = [names[row] for row in sorted(names)]
+    return ImageError(failures, n_images, hint="Repair them, or leave them out.")
+
+
+def _fit_with(estimator, X, y, metadata, asked):
+    """Fit, with what was asked for and the classifier takes, and X_val transformed."""
     if "X_val" not in metadata or not isinstance(estimator, Pipeline):
-        return estimator.fit(X, y, **_requested(estimator, metadata))
+        return estimator.fit(X, y, **_requested(estimator, metadata, asked))
     before = estimator.transform_input
     estimator.transform_input = [*(before or ()), "X_val"]
     with config_context(enable_metadata_routing=True):  # without it a Pipeline transforms X alone
-        estimator.fit(X, y, **_requested(estimator, metadata))
+        estimator.fit(X, y, **_requested(estimator, metadata, asked))
     estimator.transform_input = before  # or else no clone of it could be fitted without routing
     return estimator
 
 
-def _requested(estimator, metadata):
+def _requested(estimator, metadata, asked):
     """Return the metadata that a classifier's ``fit`` takes, by the names it has there.
 
     With metadata routing the classifier at the end is made to ask: which views are of one
@@ -284,7 +304,14 @@ def _requested(estimator, metadata):
             last.set_fit_request(**dict.fromkeys(taken, True))
         taken = get_routing_for_object(estimator).consumes("fit", metadata)
         prefix = ""
-    for name in metadata:
-        if name not in taken and name != "groups":
-            raise ValueError(f"{type(last).__name__} takes no {name}: leave it out.")
+    kind = type(last).__name__
+    if "groups" not in taken and "cv" in last.get_params(deep=False):
+        raise ValueError(
+            f"{kind} splits what it is given by itself, and no groups reach it there: views of a "
+            f"photograph would be on both sides. Put the AugmentedClassifier into the {kind}, "
+            "where it makes views of the training side alone."
+        )
+    # to a classifier that splits nothing groups say nothing
+    for name in sorted(asked - taken - {"groups"}):
+        raise ValueError(f"{kind} takes no {name}: leave it out.")
     return {f"{prefix}{name}": metadata[name] for name in taken}

@@ -4,6 +4,7 @@ import os
 from numbers import Real
 
 import numpy as np
+from PIL.ImageFile import ImageFile
 from sklearn.utils._optional_dependencies import check_pandas_support
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
@@ -19,14 +20,14 @@ _WORDS = ((0.9, "very likely"), (0.7, "likely"), (0.5, "uncertain, leaning to"))
 
 @validate_params(
     {
-        "estimator": [HasMethods("predict_proba")],
+        "estimator": [HasMethods(["predict", "predict_proba"])],
         "X": "no_validation",
-        "threshold": [Interval(Real, 0, 1, closed="both")],
+        "threshold": [Interval(Real, 0, 1, closed="both"), None],
         "pos_label": [Real, str, "boolean", None],
     },
     prefer_skip_nested_validation=True,
 )
-def detect(estimator, X, *, threshold=0.5, pos_label=None):
+def detect(estimator, X, *, threshold=None, pos_label=None):
     """Judge images, one row each, and go on past those that cannot be used.
 
     Parameters
@@ -40,10 +41,11 @@ def detect(estimator, X, *, threshold=0.5, pos_label=None):
         Paths, PIL images, uint8 arrays or encoded bytes, see
         :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
-    threshold : float, default=0.5
-        Probability from which on an image is called ``pos_label``. Choose it on other images than
-        those that you judge, for example by
-        :class:`sklearn.model_selection.TunedThresholdClassifierCV`.
+    threshold : float, default=None
+        Probability from which on an image is called ``pos_label``. None calls it what
+        ``estimator.predict`` does: the more probable class, or with
+        :class:`sklearn.model_selection.TunedThresholdClassifierCV`, which chooses a threshold on
+        other images than those that you judge, by that one.
 
     pos_label : int, float, bool or str, default=None
         The class to detect; None for ``estimator.classes_[1]``, as everywhere in scikit-learn. Of
@@ -106,6 +108,7 @@ def detect(estimator, X, *, threshold=0.5, pos_label=None):
     column = classes.tolist().index(pos_label)
     images = as_image_list(X)
     probability = np.full(len(images), np.nan)
+    called_pos = np.zeros(len(images), dtype=bool)
     error = np.full(len(images), "", dtype=object)
     for start in range(0, len(images), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(images)))
@@ -119,8 +122,13 @@ def detect(estimator, X, *, threshold=0.5, pos_label=None):
                 rows = np.delete(rows, positions)
             else:
                 probability[rows] = chunk[:, column]
+                if threshold is not None:
+                    called_pos[rows] = probability[rows] >= threshold
+                elif len(rows):
+                    # the features are in memory from the line above
+                    called = estimator.predict([images[row] for row in rows.tolist()])
+                    called_pos[rows] = np.asarray(called) == classes[column]
                 break
-    called_pos = probability >= threshold
     label = classes.astype(object)[np.where(called_pos, column, 1 - column)]
     label[error != ""] = None
     sure = np.where(called_pos, probability, 1 - probability)
@@ -136,7 +144,8 @@ def detect(estimator, X, *, threshold=0.5, pos_label=None):
 
 
 def _name(image):
-    return os.fsdecode(image) if isinstance(image, str | os.PathLike) else describe(image)
+    path = image.filename if isinstance(image, ImageFile) else image
+    return os.fsdecode(path) if isinstance(path, str | os.PathLike) and path else describe(image)
 
 
 def _verdict(label, sure, error):

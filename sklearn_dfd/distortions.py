@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from sklearn_dfd.decoding import MIN_SIDE, content_digest, to_rgb
-from sklearn_dfd.images import read_source
+from sklearn_dfd.images import read_all
 
 __all__ = ["distort"]
 
@@ -21,11 +21,12 @@ __all__ = ["distort"]
 def _jpeg(image: Image.Image, quality: float) -> Image.Image:
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=int(quality))
-    return Image.open(buffer)
+    return to_rgb(buffer.getvalue(), max_pixels=image.width * image.height)
 
 
 def _blur(image: Image.Image, sigma: float) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(sigma))
+    # Pillow takes a number of numpy's for one for each axis
+    return image.filter(ImageFilter.GaussianBlur(float(sigma)))
 
 
 def _noise(image: Image.Image, sigma: float) -> Image.Image:
@@ -155,7 +156,8 @@ def distort(image: Any, distortion: str, level: float) -> np.ndarray:
     (48, 48, 3)
     """
     check_level(distortion, level)
-    return np.array(DISTORTIONS[distortion].apply(to_rgb(read_source(image)), level))
+    (pixels,) = read_all([image], to_rgb)
+    return np.array(DISTORTIONS[distortion].apply(pixels, level))
 
 
 def check_level(distortion: str, level: float) -> None:

@@ -39,8 +39,8 @@ class GradCAMDisplay:
         photographs of several sizes this is an ndarray of object, shape (n_images,), that holds an
         ndarray of shape (height, width) for each.
 
-    probability : ndarray of float32, shape (n_images,)
-        Of the class.
+    probability : ndarray of shape (n_images,)
+        Of the class, as the ``predict_proba`` of the whole estimator has it.
 
     class_of_interest : int, float, bool or str
         The class.
@@ -153,17 +153,20 @@ class GradCAMDisplay:
             raise ValueError(
                 f"class_of_interest={class_of_interest!r} is none of the classes: {classes}."
             )
-        if block is not None and block not in range(LAST_BLOCK + 1):
+        one = isinstance(block, int | np.integer) and block in range(LAST_BLOCK + 1)
+        if block is not None and not one:
             block = np.asarray(block).tolist()
             raise ValueError(f"block={block!r} is none of the blocks, 0 to {LAST_BLOCK}.")
+        judged = X
         for step in before:
             if hasattr(step, "transform"):  # a sampler acts in fit alone
                 X = step.transform(X)
         photos = read_all(as_image_list(X), partial(to_rgb, max_pixels=features.max_pixels))
         pixels = np.stack([np.asarray(squash(photo, features.image_size)) for photo in photos])
-        maps, probability = _grad_cam(
-            features, classifier, pixels, classes.index(class_of_interest), block
-        )
+        # what the whole detector says, which may average, calibrate or weigh what the network says
+        column = np.asarray(estimator.classes_).tolist().index(class_of_interest)
+        probability = estimator.predict_proba(judged)[:, column]
+        maps = _grad_cam(features, classifier, pixels, classes.index(class_of_interest), block)
         return cls(
             [np.asarray(photo) for photo in photos],
             _upsampled(maps, [photo.size for photo in photos]),
@@ -310,15 +313,13 @@ def _grad_cam(features, classifier, pixels, class_index, block=None):
     -------
     maps : ndarray of float32, shape (n_images, map_side, map_side)
         0 or more.
-    probability : ndarray of float32, shape (n_images,)
-        Of the class.
     """
     from captum.attr import LayerGradCam
 
     device = torch.device(classifier.net_.device)
     if block is None:
         block = max(_USUAL_BLOCK, features.layer_)
-    maps, probability = [], []
+    maps = []
     with own_torch_state(device):
         precision = getattr(torch, features.precision)
         trunk = Trunk(features._trunk_arrays(), features.layer_, precision)
@@ -327,11 +328,9 @@ def _grad_cam(features, classifier, pixels, class_index, block=None):
         explain = LayerGradCam(network, network.blocks()[block])
         for start in range(0, len(pixels), _BATCH_SIZE):
             images = torch.from_numpy(pixels[start : start + _BATCH_SIZE]).to(device)
-            with torch.no_grad():
-                probability.append(network(images).sigmoid().cpu().numpy())
             found = explain.attribute(images, relu_attributions=True)
             maps.append(found[:, 0].detach().float().cpu().numpy())
-    return np.concatenate(maps), np.concatenate(probability)
+    return np.concatenate(maps)
 
 
 def _upsampled(maps, sizes):

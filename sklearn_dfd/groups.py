@@ -3,12 +3,14 @@
 from typing import Any
 
 import numpy as np
-from sklearn.utils._missing import is_pandas_na, is_scalar_nan
+from sklearn.utils._missing import is_pandas_na
 
 from sklearn_dfd.images import describe, number_by_origin
 
 
-def check_groups(groups: Any, n_rows: int, rows: str = "rows") -> np.ndarray:
+def check_groups(
+    groups: Any, n_rows: int, rows: str = "rows", *, name: str = "groups"
+) -> np.ndarray:
     """Return groups as an array of one label a row.
 
     Parameters
@@ -19,6 +21,8 @@ def check_groups(groups: Any, n_rows: int, rows: str = "rows") -> np.ndarray:
         How many there must be.
     rows : str, default="rows"
         What a message calls them.
+    name : str, default="groups"
+        What a message calls the labels.
 
     Returns
     -------
@@ -27,26 +31,41 @@ def check_groups(groups: Any, n_rows: int, rows: str = "rows") -> np.ndarray:
     Raises
     ------
     ValueError
-        If there are more or fewer of them, more than one a row, or a label is missing.
+        If there are more or fewer of them, more than one a row, a label is missing, or labels
+        cannot be compared.
     """
-    labels = np.asarray(groups)
+    # a list that mixes strings with NaN would become one of strings, "nan" among them
+    labels = np.asarray(groups, dtype=object if isinstance(groups, list | tuple) else None)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.ravel()
     if labels.ndim != 1:
-        raise ValueError(f"groups is an array of shape {labels.shape}: pass one label for each.")
+        raise ValueError(f"{name} is an array of shape {labels.shape}: pass one label for each.")
     if len(labels) != n_rows:
         raise ValueError(
-            f"groups has {len(labels)} values for {n_rows} {rows}: pass one for each, in the same "
+            f"{name} has {len(labels)} values for {n_rows} {rows}: pass one for each, in the same "
             "order."
         )
-    if labels.dtype.kind in "fO":
-        for row, label in enumerate(labels.tolist()):
-            if label is None or is_scalar_nan(label) or is_pandas_na(label):
-                raise ValueError(
-                    f"groups has no label in row {row} ({label}): give what stands by itself a "
-                    "label of its own."
-                )
-    return labels
+    for row in np.flatnonzero(_missing(labels))[:1]:
+        raise ValueError(
+            f"{name} has no label in row {row} ({labels[row]}): give what stands by itself a label "
+            "of its own."
+        )
+    if labels.dtype == object:
+        try:
+            sorted(set(labels.tolist()))
+        except TypeError as error:
+            raise ValueError(
+                f"{name} has labels that cannot be put in order ({error}): use labels of one type, "
+                "numbers or strings."
+            ) from None
+    return np.asarray(groups).reshape(n_rows)
+
+
+def _missing(labels: np.ndarray) -> np.ndarray:
+    """Say where there is None, NaN, NaT or pandas' NA."""
+    if labels.dtype.kind != "O":
+        return labels != labels
+    return np.array([x is None or is_pandas_na(x) or bool(x != x) for x in labels], dtype=bool)
 
 
 def too_few_groups(

@@ -158,6 +158,8 @@ def _roc(y_true, y_score, pos_label, sample_weight):
     if y_type != "binary":
         raise ValueError(f"{y_type} format is not supported: y_true must hold two classes.")
     labels = np.unique(y_true)
+    if not len(labels):
+        raise ValueError("y_true holds no samples.")
     if pos_label is None:
         pos_label = labels[-1]
     elif len(labels) == 2 and pos_label not in labels.tolist():
@@ -288,11 +290,15 @@ def bootstrap_interval(
     """
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
     check_consistent_length(y_true, y_score, folds)
+    if not len(y_true):
+        raise ValueError("y_true holds no samples: there is nothing to be sure of.")
     codes = np.arange(len(y_true))
     if groups is not None:
         labels = check_groups(groups, len(y_true), "samples")
         codes = np.unique(labels, return_inverse=True)[1]
-    fold_of = np.zeros(len(y_true), dtype=int) if folds is None else np.asarray(folds)
+    fold_of = np.zeros(len(y_true), dtype=int)
+    if folds is not None:
+        fold_of = check_groups(folds, len(y_true), "samples", name="folds")
     parts = []
     for fold in np.unique(fold_of):
         inside = np.flatnonzero(fold_of == fold)

@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _num_samples, column_or_1d
 
 from sklearn_dfd.groups import check_groups, check_groups_of_views, too_few_groups
-from sklearn_dfd.images import ImageView, as_image_list, number_by_origin
+from sklearn_dfd.images import ImageView, as_image_list, describe, number_by_origin
 from sklearn_dfd.source_groups import LeakageError, check_leakage, find_source_groups
 
 __all__ = [
@@ -176,6 +176,7 @@ class OriginalsSplit(BaseCrossValidator):
                 raise ValueError(
                     "is_original tells which rows are views, but not of what: pass groups too."
                 )
+            self._check_views(X, is_original, groups)
         originals = np.flatnonzero(is_original)
         if not len(originals):
             raise ValueError(
@@ -190,6 +191,21 @@ class OriginalsSplit(BaseCrossValidator):
                 "put it into X, or give them its group."
             )
         return originals, label
+
+    @staticmethod
+    def _check_views(X, is_original, groups):
+        """Raise where views in ``X`` show that ``is_original`` or groups are wrong."""
+        try:
+            images = as_image_list(X)
+        except (TypeError, ValueError):
+            return  # features, which do not show what they are of
+        for row in np.flatnonzero(is_original).tolist():
+            if isinstance(images[row], ImageView):
+                raise ValueError(
+                    f"is_original is True for row {row}, which is a {describe(images[row])}: pass "
+                    "what augment returned, in the order of X."
+                )
+        check_groups_of_views(images, groups)
 
 
 def _indexable(X, y, groups):
@@ -310,8 +326,8 @@ def train_test_group_split(
     Notes
     -----
     Groups are taken in random order, and each is put where it brings the numbers of rows of each
-    class nearest to those that are wanted, in the sense of chi-squared. Of ten orders the best one
-    counts.
+    class nearest to those that are wanted, in the sense of chi-squared. Where that leaves a side
+    without a row of a class, a group is moved there. Of ten orders the best one counts.
 
     Examples
     --------
@@ -354,6 +370,7 @@ def train_test_group_split(
     goal = np.outer([1 - sum(sizes), *sizes], counts.sum(axis=0))
     rng = check_random_state(random_state)
     tries = [_share_out(counts, goal, rng.permutation(len(counts))) for _ in range(_N_TRIES)]
+    tries = [_without_empty_cells(counts, goal, *found) for found in tries]
     part, have = min(tries, key=lambda t: (np.sum(t[1] == 0), np.sum((t[1] - goal) ** 2 / goal)))
     for side, c in np.argwhere(have == 0):
         what = "row" if stratify is None else f"row of class {classes[c]!s}"
@@ -372,4 +389,25 @@ def _share_out(counts, goal, order):
         n = counts[group]
         part[group] = side = np.argmin((n * (2 * (have - goal) + n) / goal).sum(axis=1))
         have[side] += n
+    return part, have
+
+
+def _without_empty_cells(counts, goal, part, have):
+    """Move groups to sides that have no row of a class, as long as fewer such are left then."""
+    while (have == 0).any():
+        best = None
+        for side, c in np.argwhere(have == 0):
+            groups = np.flatnonzero((counts[:, c] > 0) & (part != side))
+            moved = np.repeat(have[np.newaxis], len(groups), axis=0)
+            moved[:, side] += counts[groups]
+            moved[np.arange(len(groups)), part[groups]] -= counts[groups]
+            n_empty = (moved == 0).sum(axis=(1, 2))
+            loss = ((moved - goal) ** 2 / goal).sum(axis=(1, 2))
+            for k in np.lexsort((loss, n_empty))[:1]:
+                found = n_empty[k], loss[k], groups[k], side, moved[k]
+                best = found if best is None or found[:2] < best[:2] else best
+        if best is None or best[0] >= (have == 0).sum():
+            break
+        _, _, group, side, have = best
+        part[group] = side
     return part, have

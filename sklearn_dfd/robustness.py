@@ -1,6 +1,7 @@
 """How much of a detector's score is left after what happens to images on their way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,7 +13,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support, check
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from sklearn_dfd.decoding import check_header, to_rgb
+from sklearn_dfd.decoding import RawImage, check_header, to_rgb
 from sklearn_dfd.distortions import DISTORTIONS, check_level
 from sklearn_dfd.groups import check_groups
 from sklearn_dfd.images import as_image_list, read_all
@@ -35,6 +36,9 @@ def _conditions(distortions):
             f"distortions has {sorted(map(str, unknown))}; those that exist are "
             f"{list(DISTORTIONS)}."
         )
+    for name, levels in distortions.items():
+        if np.ndim(levels) != 1:
+            raise ValueError(f"distortions[{name!r}] is {levels!r}: pass a list of levels.")
     conditions = [(name, level) for name, levels in distortions.items() for level in levels]
     for name, level in conditions:
         check_level(name, level)
@@ -177,10 +181,11 @@ def evaluate_robustness(
     }
     # what is wrong with the groups, or an image, shows before much is computed
     bootstrap_interval(accuracy_score, y, y, **{**options, "n_resamples": 1})
-    read_all(images, check_header)
+    limit = _max_pixels(estimator)
+    read_all(images, partial(check_header, max_pixels=limit))
     labels = np.empty((1 + len(conditions), len(images)), dtype=object)
     scores = np.empty((1 + len(conditions), len(images)))
-    for rows, pixels in _chunks(images):
+    for rows, pixels in _chunks(images, partial(to_rgb, max_pixels=limit)):
         labels[0, rows], scores[0, rows] = _judge(estimator, [images[row] for row in rows])
         for i, (name, level) in enumerate(conditions, start=1):
             apply = DISTORTIONS[name].apply
@@ -200,13 +205,22 @@ def evaluate_robustness(
     return results
 
 
-def _chunks(images: Any) -> Iterator[tuple[list[int], list[Image.Image]]]:
+def _max_pixels(estimator: Any) -> int | None:
+    """Limit of pixels of the transformer within; None where there is none, or are several."""
+    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    limits = {value for name, value in params.items() if name.split("__")[-1] == "max_pixels"}
+    return limits.pop() if len(limits) == 1 else None
+
+
+def _chunks(
+    images: Any, decode: Callable[[RawImage], Image.Image]
+) -> Iterator[tuple[list[int], list[Image.Image]]]:
     """Yield rows and decoded images, few enough to be held in memory."""
     rows: list[int] = []
     pixels: list[Image.Image] = []
     for row in range(len(images)):
         rows.append(row)
-        pixels += read_all(images, to_rgb, [row])
+        pixels += read_all(images, decode, [row])
         n_pixels = sum(image.width * image.height for image in pixels)
         if len(rows) == _CHUNK or n_pixels >= _CHUNK_PIXELS or row == len(images) - 1:
             yield rows, pixels

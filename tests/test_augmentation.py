@@ -91,8 +91,11 @@ def test_a_view_can_be_looked_at(path):
     view = View(path, 3)
     assert view.to_image().mode == "RGB"
     np.testing.assert_array_equal(np.array(view.to_image()), to_rgb(read_source(view)))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ImageError, match=r"view of 'absent\.jpg'\): the file does not exist"):
         View("absent.jpg", 3).to_image()
+    for seed in (1.0, None, "1"):
+        with pytest.raises(TypeError, match=f"seed is {seed!r}; it must be an integer"):
+            View(path, seed)
 
 
 def test_a_source_changed_under_its_name_is_another_view(path):

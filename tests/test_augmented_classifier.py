@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
@@ -275,6 +276,39 @@ def test_labels_in_words(pipe, photos):
     assert detector.classes_.tolist() == sorted(set(words))
     assert set(detector.predict(photos.data)) <= set(words)
     assert 0 <= detector.score(photos.data, words) <= 1
+
+
+def test_what_splits_by_itself_would_part_views_from_their_photograph(pipe, photos):
+    pipe.set_params(classifier__hidden_layer_sizes=(4,))
+    message = "CalibratedClassifierCV splits what it is given by itself.* Put the AugmentedClassifi"
+    for inner in (
+        CalibratedClassifierCV(pipe, cv=2),
+        make_pipeline(pipe[0], CalibratedClassifierCV(pipe[1], cv=2)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AugmentedClassifier(inner, n_views=1).fit(photos.data, photos.target)
+    search = GridSearchCV(pipe, {"classifier__lr": [1e-4]}, cv=2)
+    with pytest.raises(ValueError, match="GridSearchCV splits what it is given by itself"):
+        AugmentedClassifier(search, n_views=1).fit(photos.data, photos.target, groups=photos.groups)
+    outside = CalibratedClassifierCV(AugmentedClassifier(pipe, n_views=1), cv=2)
+    assert outside.fit(photos.data, photos.target).predict_proba(photos.data).shape == (24, 2)
+    by_group = GridSearchCV(pipe, {"classifier__lr": [1e-4]}, cv=GroupKFold(2))
+    with config_context(enable_metadata_routing=True):
+        pipe[-1].set_fit_request(groups=True)
+        detector = AugmentedClassifier(by_group, n_views=1).fit(photos.data, photos.target)
+    assert detector.estimator_.n_splits_ == 2
+
+
+def test_photographs_are_named_and_not_their_views(pipe, photos):
+    X = [*photos.data[:-1], "absent.jpg"]
+    with pytest.raises(ImageError) as caught:
+        AugmentedClassifier(pipe, n_views=2).fit(X, photos.target)
+    assert str(caught.value) == (
+        "1 of 24 images cannot be used: row 23 ('absent.jpg'): the file does not exist. Repair "
+        "them, or leave them out."
+    )
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        AugmentedClassifier(pipe).fit(X, None)
 
 
 def test_bad_input(pipe, photos):

@@ -9,6 +9,7 @@ from image_files import photo
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, GroupKFold
 
 from sklearn_dfd import detect, detection, extraction, make_deepfake_pipeline
@@ -120,13 +121,28 @@ def test_threshold(pipe, photos):
     assert set(detect(pipe, photos.data, threshold=0, pos_label="fake")["label"]) == {"fake"}
 
 
+def test_without_a_threshold_what_the_estimator_calls_it(pipe, photos):
+    middle = float(np.median(detect(pipe, photos.data)["probability"]))
+    fixed = FixedThresholdClassifier(FrozenEstimator(pipe), threshold=middle, pos_label="real")
+    fixed.fit(photos.data, np.array(["real", "fake"])[photos.target])
+    expected = fixed.predict(photos.data)
+    assert 0 < np.sum(expected == "real") < 24
+    assert (expected != pipe.predict(photos.data)).any()
+    for pos_label in ("fake", "real"):
+        table = detect(fixed, photos.data, pos_label=pos_label)
+        assert table["label"].tolist() == expected.tolist()
+    assert detect(pipe, photos.data)["label"].tolist() == pipe.predict(photos.data).tolist()
+
+
 def test_the_second_class_unless_told(pipe, photos):
     real, fake = (detect(pipe, photos.data, pos_label=label) for label in ("real", "fake"))
     np.testing.assert_array_equal(detect(pipe, photos.data)["probability"], real["probability"])
     np.testing.assert_allclose(real["probability"] + fake["probability"], 1, atol=1e-6)
 
 
-def test_images_of_all_kinds_keep_their_names(pipe, photos):
+def test_images_of_all_kinds_keep_their_names(pipe, photos, files):
+    with Image.open(files[0]) as opened:
+        assert detect(pipe, [opened])["path"].tolist() == [str(files[0])]
     array = photos.data[0]
     images = pd.Series([array, Image.fromarray(array), photo(), b""], name="photo")
     table = detect(pipe, images)
@@ -145,6 +161,9 @@ class Says(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X):
         p = np.array([image[0, 0, 0] for image in X]) / 100
         return np.stack([1 - p, p], axis=1)
+
+    def predict(self, X):
+        return self.classes_[(self.predict_proba(X)[:, 1] >= 0.5).astype(int)]
 
 
 def verdicts(percent, classes=("fake", "real"), **options):

@@ -12,7 +12,9 @@ from image_files import photo
 from imblearn.pipeline import Pipeline as SamplingPipeline
 from PIL import Image
 from scipy.stats import wilcoxon
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, KFold
 from sklearn.pipeline import Pipeline
@@ -160,6 +162,21 @@ def test_what_is_around_the_two_steps(pipe, photos):
     np.testing.assert_array_equal(display.maps, expected.maps)
 
 
+def test_the_probability_is_that_of_the_whole_detector(photos):
+    y = photos.target_names[photos.target]
+    params = {"weights": None, "image_size": 64, "max_epochs": 1, "hidden_layer_sizes": (16,)}
+    detector = make_deepfake_pipeline(preset="accurate", random_state=0, **params)
+    detector.set_params(n_views=1).fit(photos.data, y)
+    calibrated = CalibratedClassifierCV(FrozenEstimator(detector)).fit(photos.data, y)
+    for estimator in (detector, calibrated):
+        display = GradCAMDisplay.from_estimator(
+            estimator, photos.data[:3], class_of_interest="genuine"
+        )
+        expected = estimator.predict_proba(photos.data[:3])[:, 0]
+        np.testing.assert_allclose(display.probability, expected, atol=1e-6)
+        assert display.axes_[0].get_title() == f"genuine: {expected[0]:.0%}"
+
+
 def test_plot(pipe, photos, tmp_path):
     display = GradCAMDisplay.from_estimator(pipe, photos.data[:5], class_of_interest="genuine")
     assert len(display.axes_) == len(display.images_) == 5
@@ -200,6 +217,8 @@ def test_what_cannot_be_explained(pipe, photos, tmp_path):
         explain(pipe, X, class_of_interest=np.str_("fake"))
     with pytest.raises(ValueError, match="block=19 is none of the blocks, 0 to 18"):
         explain(pipe, X, block=np.int64(19))
+    with pytest.raises(ValueError, match=r"block=3\.0 is none of the blocks, 0 to 18"):
+        explain(pipe, X, block=3.0)
     with pytest.raises(TypeError, match="a single path"):
         explain(pipe, "a.jpg")
     with pytest.raises(ImageError, match=r"2 of 3 images .*row 0 .*absent.*row 2 "):

@@ -109,6 +109,7 @@ def test_one_class_has_no_curve(metric, y):
     [
         ([0, 1, 2], [0.1, 0.2, 0.3], {}, "multiclass format is not supported"),
         ([0, 1, 1], [0.1, np.nan, 0.3], {}, "contains NaN"),
+        ([], [], {}, "y_true holds no samples"),
         ([0, 1, 1], [0.1, np.inf, 0.3], {}, "contains infinity"),
         ([0, np.nan, 1], [0.1, 0.2, 0.3], {}, "contains NaN"),
         ([0, 1, 1], [0.1, 0.2], {}, "inconsistent numbers of samples"),
@@ -227,6 +228,7 @@ def test_intervals_of_one_class_alone():
         ({"groups": [1, 2, 3]}, "groups has 3 values for 4 samples: pass one for each"),
         ({"groups": ["a", None, "b", "c"]}, r"groups has no label in row 1 \(None\): give what"),
         ({"groups": [1, 2, 2, np.nan]}, r"groups has no label in row 3 \(nan\): give what"),
+        ({"folds": [0, 1, 0, np.nan]}, r"folds has no label in row 3 \(nan\)"),
         ({"confidence_level": 95}, "confidence_level"),
         ({"n_resamples": 0}, "n_resamples"),
     ],
@@ -234,3 +236,8 @@ def test_intervals_of_one_class_alone():
 def test_what_gives_no_interval_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(accuracy_score, [0, 1, 0, 1], [0, 1, 1, 0], **options)
+
+
+def test_nothing_gives_no_interval():
+    with pytest.raises(ValueError, match="y_true holds no samples"):
+        bootstrap_interval(accuracy_score, [], [])

@@ -34,6 +34,7 @@ N = 24
 PATHS = [f"{i}.jpg" for i in range(N)]
 Y = np.arange(N) % 2
 GROUPS = np.arange(N) // 3
+VIEWS = augment(PATHS, n_views=1, random_state=0)
 
 
 @pytest.fixture
@@ -211,6 +212,19 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
             "is_original is of int64: pass True and False",
         ),
         ({"cv": KFold(4), "is_original": [True] * 24}, "but not of what: pass groups"),
+        (
+            {"X": VIEWS.data, "cv": GroupKFold(4), "groups": range(48), "is_original": [True] * 48},
+            r"is_original is True for row 24, which is a view of '.*': pass what augment returned",
+        ),
+        (
+            {
+                "X": VIEWS.data,
+                "cv": GroupKFold(4),
+                "groups": [*range(24), *range(23, -1, -1)],
+                "is_original": VIEWS.is_original,
+            },
+            r"row 0 \(.*\) and row 24 \(view of .*\) show one photograph, but are in groups 0 and",
+        ),
         ({"cv": KFold(4), "X": np.zeros((24, 9))}, "features of images, pass is_original"),
     ],
 )
@@ -433,8 +447,8 @@ def test_as_many_groups_as_sides():
         ({"test_size": 0}, "'test_size' parameter"),
         ({"groups": None}, "'groups' parameter"),
         (
-            {"test_size": 0.01, "validation_size": 0.01, "groups": [1, 1, 1, 1, 2, 3]},
-            "The (validation|test) side would have no row: its share is 0.06 of 6 rows",
+            {"stratify": list("aabbcc"), "groups": [1, 2, 2, 3, 1, 3]},
+            r"The (training|test) side would have no row of class [abc]: its share is",
         ),
     ],
 )
@@ -442,6 +456,18 @@ def test_what_cannot_be_divided(changes, message):
     arguments = {"groups": [1, 1, 2, 2, 3, 3], "random_state": 0, **changes}
     with pytest.raises(ValueError, match=message):
         train_test_group_split(list("abcdef"), **arguments)
+
+
+def test_a_side_is_not_left_empty_where_it_need_not_be():
+    _, test = train_test_group_split(list(range(8)), groups=[0] * 4 + [1] * 4)
+    assert len(test) == 4
+    y = np.array([1, 1] + [0] * 10)
+    for seed in range(10):
+        train, test = train_test_group_split(
+            y, groups=range(12), stratify=y, validation_size=None, random_state=seed
+        )
+        assert sorted(set(train)) == sorted(set(test)) == [0, 1]
+        assert len(test) == 3
 
 
 def test_nothing_to_divide():

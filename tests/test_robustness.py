@@ -141,6 +141,32 @@ def test_unusable_images_are_named_before_anything_is_judged(photos, grain, tmp_
         evaluate_robustness(grain, images, [0, 0, 1, 1], **QUICK)
 
 
+def test_the_limit_of_pixels_of_the_pipeline_holds(photos, tmp_path, monkeypatch):
+    pipe = make_deepfake_pipeline(weights=None, image_size=32, max_epochs=1, max_pixels=64 * 96)
+    pipe.fit(photos.data[:8], photos.target[:8])
+    images = []
+    for row, height in enumerate([32, 64, 64, 96]):
+        images.append(tmp_path / f"{row}.png")
+        Image.fromarray(photos.data[row, :height]).save(images[-1])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 96)  # of what has no limit of its own
+    y = photos.target[[0, 1, 2, 3]]
+    y[:2], y[2:] = 0, 1
+    with pytest.raises(ImageError, match=r"1 of 4 .*row 3 .*3\.png.*max_pixels is 6144"):
+        evaluate_robustness(pipe, images, y, **QUICK)
+    y = y[:3]
+    assert len(evaluate_robustness(pipe, images[:3], y, distortions={"jpeg": [50]}, **QUICK)) == 2
+
+
+def test_levels_of_numpy(photos, grain):
+    kinds = {"blur": np.array([1, 2], np.float32), "noise": [np.float64(5)], "jpeg": np.array([50])}
+    plain = {"blur": [1.0, 2.0], "noise": [5.0], "jpeg": [50]}
+    results = [
+        evaluate_robustness(grain, photos.data, photos.target, distortions=levels, **QUICK)
+        for levels in (kinds, plain)
+    ]
+    pd.testing.assert_frame_equal(*results)
+
+
 @pytest.mark.parametrize(
     ("y", "options", "message"),
     [
@@ -153,6 +179,7 @@ def test_unusable_images_are_named_before_anything_is_judged(photos, grain, tmp_
         ([0, 1, 0, 1], {"groups": [7, 7, 7, 7]}, "All 4 samples are one group"),
         ([0, 1, 0, 1], {"distortions": {"jpg": [50]}}, r"has \['jpg'\]; those that exist .*'jpeg'"),
         ([0, 1, 0, 1], {"distortions": {"jpeg": [0]}}, r"'jpeg' must be an int in the range"),
+        ([0, 1, 0, 1], {"distortions": {"jpeg": 50}}, r"distortions\['jpeg'\] is 50: pass a list"),
         ([0, 1, 0, 1], {"confidence_level": 95}, "confidence_level"),
     ],
 )
