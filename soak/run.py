@@ -121,15 +121,18 @@ def run_load(seconds, n_predictions, seed, directory):
 
 def run_pipelines(seconds, n_pipelines, seed, directory):
     """Valid pipelines on data that may be hostile."""
-    start, done, failures, refused = time.monotonic(), 0, [], 0
+    start, done, failures, counts = time.monotonic(), 0, [], Counter()
     while done < n_pipelines and (done == 0 or time.monotonic() - start < seconds):
         rng = np.random.default_rng([seed, done])  # each can be run again alone
         try:
-            refused += pipelines.random_pipeline(rng, directory)
+            counts[pipelines.random_pipeline(rng, directory)] += 1
         except Exception:
             failures.append(f"pipeline {done} of seed {seed}: {traceback.format_exc()}")
         done += 1
-    yield "random pipelines", done, failures, f"{refused} of them refused their numbers"
+    remark = (
+        f"{counts['refused']} refused their numbers, {counts['rounding']} are decided by rounding"
+    )
+    yield "random pipelines", done, failures, remark
 
 
 #: What is run, the option that bounds it, and its share of the time.
