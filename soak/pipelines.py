@@ -25,8 +25,8 @@ def _of_rounding(pipe, images, p):
 def random_pipeline(rng, directory):
     """Fit, predict, save and load one; return what came of it.
 
-    It is "refused" where it refused what it was given, "rounding" where a learning rate of 1 or more
-    left weights with which rounding decides the probabilities, and "trained" otherwise.
+    It is "refused" where it refused what it was given, "rounding" where a learning rate of 1 or
+    more left weights with which rounding decides the probabilities, and "trained" otherwise.
     """
     n_images = int(rng.integers(8, 40))
     images = list(rng.integers(0, 256, (n_images, 36, 36, 3), dtype=np.uint8))
