@@ -15,7 +15,7 @@ from time import perf_counter
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
@@ -129,6 +129,18 @@ def paste_box(image, other):
     return Image.composite(other.resize(image.size), image, mask)
 
 
+def paste_and_crop(image, other):
+    """Replace both eyes, the nose and the mouth, then cut 5 percent off each side."""
+    width, height = image.size
+    x, y = int(0.05 * width), int(0.05 * height)
+    return paste_four(image, other).crop((x, y, width - x, height - y))
+
+
+def frame(image, other):
+    """Add a white frame, a tenth of the width."""
+    return ImageOps.expand(image, image.width // 10, "white")
+
+
 def mirror(image, other):
     """Swap left and right."""
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -183,7 +195,19 @@ chosen = rng.choice(len(photos), min(args.n_edits, len(photos)), replace=False)
 n_pairs = len(chosen) * len(photos)
 say(f"{len(chosen)} edits of each kind, {n_pairs:,} pairs each:\n")
 print("    edit            recall   precision")
-for edit in (compress, scale, crop, recolour, mirror, paste, paste_four, paste_box, all_at_once):
+for edit in (
+    compress,
+    scale,
+    crop,
+    recolour,
+    mirror,
+    frame,
+    paste,
+    paste_four,
+    paste_box,
+    paste_and_crop,
+    all_at_once,
+):
     others = rng.choice(len(photos), len(chosen))
     edits = [
         edit(opened(photos[i]), opened(photos[j])) for i, j in zip(chosen, others, strict=True)

@@ -160,13 +160,19 @@ def find_copies(
 
     Notes
     -----
-    Thumbnails of 48 x 48 grey pixels are freed of light and shade by a difference of Gaussians
-    [1]_. First, still smaller ones are compared as wholes, each with parts of the others: the
-    nearest sixteen of each image in parts, and the nearest four of each as a whole, are candidates.
+    Strangers in one plain frame or behind one plain mask are no pair, and a frame that was added to
+    a copy does not hide it: bars of one colour on opposite sides are cut off first, and in
+    thumbnails of 48 x 48 grey pixels larger areas of one colour are filled from around them. A
+    frame with a pattern may stay, and a mask that compression has made uneven or that has much else
+    of one colour beside it: then strangers may be linked.
+    The thumbnails are freed of light and shade by a difference of Gaussians [1]_. First, still
+    smaller ones are compared as wholes, each with parts of the others: the nearest twenty of each
+    image in parts, and the nearest four of each as a whole, are candidates.
     Then each of the 49 overlapping windows of 12 x 12 of one candidate is looked for around its
     place in the other, by normalised cross-correlation [2]_: what the best two fifths of them reach
     is the similarity. Where it is 0.65 or more, 121 windows of 8 x 8 are looked for, too; what the
-    best three tenths of these reach, less 0.045, is the similarity if it is higher.
+    best three tenths of these reach, less 0.045, is the similarity if it is higher; and both are
+    repeated with 2 % cut off each side of the one or the other.
     Of hundreds of copies of one photograph each is paired with some, not with all, so that they may
     fall into a few groups.
     Time grows with the square of the number of images, memory in proportion to it.

@@ -7,21 +7,29 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from joblib import Parallel, delayed
 from PIL import Image
-from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter1d
+from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter, uniform_filter1d
 from sklearn.utils import gen_batches
 
 _SIDE = 48  # of a thumbnail, in pixels; all lengths below are in these
 _COARSE_SIDE = 12  # of the thumbnails by which candidates are found
-_N_NEIGHBORS = 16  # candidates for each image, in parts
+_N_NEIGHBORS = 20  # candidates for each image, in parts
 _N_NEIGHBORS_OF_WHOLE = 4  # for each image as a whole, that others are parts of
 _LEAST_COARSE_SIMILARITY = 0.5  # of a candidate
 _SIZES = (0.93, 0.85, 0.77, 0.68)  # of the parts in which an image is looked for
+_TRIM = 0.02  # cut off each side to try the sizes between these
 _REACH = 3  # how far from its place a window is looked for, either way
 _PLAY = 1  # how much farther than the others, or less far, either way
 _LEAST_CONTRAST = 2.0  # standard deviation, in grey levels, of a window that shows something
 _LEAST_TELLING = 0.25  # share of windows that must show something
 _FINEST = 0.7  # standard deviation, in pixels, of the blur that removes what crops misplace
 _NOISE = 1.0  # standard deviation, in grey levels, of what compression adds
+_FRAME_SIDE = 384  # least shorter side that a photograph is reduced to before a frame is looked for
+_FRAME_NOISE = 16  # grey levels by which compression changes a bar of one colour
+_FRAME_BLUR = 4  # pixels over which compression lets it end
+_N_FRAMES = 2  # in one another
+_LEAST_IN_FRAME = 0.2  # share of a side
+_FLAT_SIDE = 5  # of a square of one colour: the least that is part of an area of it
+_LEAST_FLAT = 0.04  # share of the picture
 _ROWS_AT_ONCE = 512  # in the search for candidates
 _PAIRS_AT_ONCE = 128
 
@@ -78,7 +86,48 @@ def _framings(mirrored: bool) -> list[_Framing]:
 
 def thumbnail(image: Image.Image) -> np.ndarray:
     """Shrink an image to a grey square, uint8 of shape (side, side)."""
-    return np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    grey = image.convert("L").reduce(max(1, min(image.size) // _FRAME_SIDE))
+    grey = Image.fromarray(_unframed(np.asarray(grey)))
+    return _continued(np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)))
+
+
+def _unframed(grey: np.ndarray) -> np.ndarray:
+    """Cut off bars of one colour, on two sides alike, that end along a line: frames."""
+    for _ in range(2 * _N_FRAMES):
+        unlike = np.abs(grey - np.median(grey[0])) > _FRAME_NOISE
+        share = unlike.mean(axis=1)
+        # A plain background ends where somebody's head comes in, little by little.
+        (start, end), (stop, other_end) = (
+            (np.argmax(lines > 0.1), np.argmax(lines > 0.5)) for lines in (share, share[::-1])
+        )
+        sharp = start <= end <= start + _FRAME_BLUR and stop <= other_end <= stop + _FRAME_BLUR
+        inside = grey[end + 1 : len(grey) - other_end - 1]  # without the lines that mix both
+        alike = abs(end - other_end) <= 2
+        if start and stop and sharp and alike and len(inside) > _LEAST_IN_FRAME * len(grey):
+            grey = inside
+        grey = grey.T
+    return grey
+
+
+def _continued(thumb: np.ndarray) -> np.ndarray:
+    """Continue a picture softly over areas of one colour: the edge of a mask is no likeness."""
+    flat = maximum_filter(thumb, _FLAT_SIDE) == minimum_filter(thumb, _FLAT_SIDE)
+    # most of them of one colour: a plain wall is lighter on one side
+    of_one = flat & (thumb == np.bincount(thumb[flat], minlength=1).argmax())
+    if of_one.mean() < _LEAST_FLAT or 2 * of_one.sum() < flat.sum():
+        return thumb
+    # up to their edges, and over the pixels that mix both sides of them
+    flat = maximum_filter(of_one, _FLAT_SIDE + 2)
+    if flat.all():
+        return thumb
+    x = thumb.astype(np.float32)
+    known = 1 - flat.astype(np.float32)
+    filled = np.full_like(x, (x * known).sum() / known.sum())
+    for sigma in (16, 8, 4, 2, 1):
+        weight = gaussian_filter(known, sigma)
+        near = np.minimum(10 * weight, 1)
+        filled += near * (gaussian_filter(x * known, sigma) / np.maximum(weight, 1e-6) - filled)
+    return np.where(flat, filled, x).round().astype(np.uint8)
 
 
 def matches(
@@ -217,20 +266,37 @@ def _coarse(thumbs: np.ndarray) -> np.ndarray:
 
 def _similarity(first: np.ndarray, second: np.ndarray, framing: _Framing) -> np.ndarray:
     """Correlation that the best windows of pairs of thumbnails reach, of shape (n_pairs,)."""
-    x = _detail(_part(first, framing.of_first, framing.mirrored))
-    y = _detail(_part(second, framing.of_second))
-    y = np.pad(y, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)), mode="edge")
+    of_first, of_second, mirrored = framing
+    x = _detail(_part(first, of_first, mirrored))
+    y = _detail(_part(second, of_second))
     similarity = _agreement(x, y, _FIRST_LOOK)
-    again = similarity >= _WORTH_A_SECOND
-    if again.any():
-        second_look = _agreement(x[again], y[again], _SECOND_LOOK)
-        similarity[again] = np.maximum(similarity[again], second_look)
+    again = np.flatnonzero(similarity >= _WORTH_A_SECOND)
+    if not len(again):
+        return similarity
+    x, y = x[again], y[again]
+    best = np.maximum(similarity[again], _agreement(x, y, _SECOND_LOOK))
+    # Cut by a size between those of the framings, parts and wholes are out of step by half a pixel
+    # at their sides: enough for few windows to agree where others are replaced.
+    closer_x = _detail(_part(first[again], _inside(of_first), mirrored))
+    closer_y = _detail(_part(second[again], _inside(of_second)))
+    for u, v in ((closer_x, y), (x, closer_y)):
+        for look in (_FIRST_LOOK, _SECOND_LOOK):
+            best = np.maximum(best, _agreement(u, v, look))
+    similarity[again] = best
     return similarity
+
+
+def _inside(box: _Box) -> _Box:
+    """Take a little off each side of a box."""
+    top, bottom, left, right = box
+    height, width = _TRIM * (bottom - top), _TRIM * (right - left)
+    return top + height, bottom - height, left + width, right - width
 
 
 def _agreement(x: np.ndarray, y: np.ndarray, look: _Look) -> np.ndarray:
     """Correlation that the best windows reach in one look, less its handicap."""
     window, stride, reach = look.window, look.stride, _REACH
+    y = np.pad(y, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
     n_pixels = window**2
     floor = n_pixels * _NOISE**2
     x_mean, x_power = _window_means(x, window), _window_means(x * x, window)

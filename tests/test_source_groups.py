@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
 from sklearn_dfd import thumbnails
@@ -75,6 +75,26 @@ def all_at_once(photo, other, rng):
     return recompressed(cropped(edited, other, rng), other, rng)
 
 
+def pasted_and_cropped(photo, other, rng):
+    """Bands across eyes and mouth, then a size half way between those of the framings."""
+    edited = photo.copy()
+    for box in ((23, 37, 83, 52), (32, 71, 74, 84)):
+        edited.paste(other.crop(box), box)
+    margin = round(0.055 * SIZE)
+    return edited.crop((margin, margin, SIZE - margin, SIZE - margin))
+
+
+def framed(photo, colour="white", across=11, down=11):
+    return ImageOps.expand(photo, (across, down), colour)
+
+
+def masked(photo, colour="black", margin=0.1):
+    mask = Image.new("L", photo.size, 0)
+    low, high = margin * SIZE, (1 - margin) * SIZE
+    ImageDraw.Draw(mask).ellipse((low, low, high, high), fill=255)
+    return Image.composite(photo, Image.new("RGB", photo.size, colour), mask)
+
+
 def edits_of(photos, edit):
     rng = np.random.default_rng(0)
     return [edit(photo, photos[i - 1], rng) for i, photo in enumerate(photos)]
@@ -89,6 +109,7 @@ def edits_of(photos, edit):
         (recoloured, 1),
         (pasted, 0.95),
         (box_pasted, 0.75),
+        (pasted_and_cropped, 0.5),
         (all_at_once, 0.8),
     ],
 )
@@ -118,6 +139,37 @@ def test_groups_are_numbered_in_order_of_appearance(photos):
 
 def test_different_photographs_are_groups_of_their_own(photos):
     assert find_source_groups(photos).tolist() == list(range(len(photos)))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        framed,
+        lambda photo: framed(photo, "black", 27, 0),
+        lambda photo: framed(framed(photo, "white", 4, 4), "black", 27, 0),
+        lambda photo: masked(photo, "white"),
+        masked,
+        lambda photo: masked(photo, "white", 0.2),
+    ],
+    ids=["frame", "pillarbox", "frame in a pillarbox", "white mask", "black mask", "small mask"],
+)
+def test_strangers_in_one_frame_are_no_copies(photos, same):
+    # what they share is no photograph; copies in the same frame are still found
+    X = [same(photo) for photo in photos]
+    assert find_source_groups(X).tolist() == list(range(len(photos)))
+    copies = [same(copy) for copy in edits_of(photos, pasted)]
+    pairs, _ = find_copies(X, copies)
+    right = pairs[:, 0] == pairs[:, 1]
+    assert right.all()
+    assert len(pairs) >= 0.7 * len(photos)
+
+
+@pytest.mark.parametrize("size", [(11, 11), (27, 0), (0, 20)])
+@pytest.mark.parametrize("colour", ["white", "black"])
+def test_a_frame_that_was_added_hides_no_copy(photos, size, colour):
+    pairs, _ = find_copies(photos, [framed(photo, colour, *size) for photo in photos])
+    assert np.all(pairs[:, 0] == pairs[:, 1])
+    assert len(pairs) >= 0.85 * len(photos)
 
 
 def test_mirror_images_on_request(photos):
