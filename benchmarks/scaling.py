@@ -80,13 +80,13 @@ def main():
         f"layer 15), and trains on {rows_a_second:.0f} rows a second.\n"
     )
     print(
-        "| images | files | features, layer 15 | layer 10 | pool | extraction, one machine of "
+        "| images | files | features, layer 15 | layer 4 | pool | extraction, one machine of "
         f"{args.cores} cores | 100 such | an epoch of the tail, one core |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for n_images in (10**6, 10**9):
         row = [f"{n_images:,}", size(n_images * n_bytes)]
-        for layer in (15, 10, "pool"):
+        for layer in (15, 4, "pool"):
             row.append(size(n_images * 4 * int(np.prod(feature_shape(layer, 224)))))
         seconds = n_images / images_a_second
         row += [duration(seconds / args.cores), duration(seconds / args.cores / 100)]

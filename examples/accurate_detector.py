@@ -46,9 +46,10 @@ parser.add_argument("--output", type=Path, default=Path("output"), help="folder 
 parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of folds and of training")
 parser.add_argument("--n-folds", type=int, default=5, help="folds of each cross-validation")
 parser.add_argument("--n-views", type=int, default=8, help="views of each photograph")
-parser.add_argument("--epochs", type=int, default=4, help="epochs of each fit")
+parser.add_argument("--epochs", type=int, default=2, help="epochs of each fit")
 parser.add_argument("--n-jobs", type=int, default=-1, help="folds at a time, -1 for all cores")
-parser.add_argument("--layer", type=int, default=10, help="where the network is cut")
+parser.add_argument("--layer", type=int, default=4, help="where the network is cut")
+parser.add_argument("--image-size", type=int, default=160, help="side of the squashed images")
 args = parser.parse_args()
 args.output.mkdir(parents=True, exist_ok=True)
 start = perf_counter()
@@ -80,7 +81,11 @@ def make(name, seed):
     if name == "the method":
         return make_deepfake_pipeline(**options)
     detector = make_deepfake_pipeline(
-        args.layer, preset="accurate", max_epochs=args.epochs, **options
+        args.layer,
+        preset="accurate",
+        image_size=args.image_size,
+        max_epochs=args.epochs,
+        **options,
     )
     return detector.set_params(n_views=args.n_views)
 
