@@ -3,8 +3,8 @@ The most accurate detector
 ==========================
 
 ``make_deepfake_pipeline(preset="accurate")`` cuts MobileNetV2 earlier, trains on views of each
-photograph, mirrored, cropped and recoloured, and judges both mirror images. It takes several times as
-long. What that is worth is asked of the Real and Fake Face Detection set of CIPLab [1]_, in a
+photograph, mirrored, cropped and recoloured, and judges both mirror images. It takes several times
+as long. What that is worth is asked of the Real and Fake Face Detection set of CIPLab [1]_, in a
 cross-validation by groups of photographs that were made from one another, of two detectors on the
 same folds: the method's own settings, and these.
 
