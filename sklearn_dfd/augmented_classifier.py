@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_para
 
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
 from sklearn_dfd.callbacks import CallbackSupportMixin, training_data
-from sklearn_dfd.images import ImageError, as_image_list
+from sklearn_dfd.images import ImageError, as_image_list, describe
 from sklearn_dfd.persistence import restored_state, saved_state
 
 
@@ -138,15 +138,13 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
             If images cannot be used; it names them all.
         ValueError, TypeError
             If ``X`` or ``X_val`` is not a collection of images, lengths differ, the classifier
-            takes no weights, groups or validation rows, or it splits what it is given by itself
-            (as ``CalibratedClassifierCV``) and no groups reach it.
+            takes no weights or validation rows, or it splits what it is given by itself (as
+            ``CalibratedClassifierCV``) and no groups reach it.
         """
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        named = {"sample_weight": sample_weight, "groups": groups, "X_val": X_val, "y_val": y_val}
-        asked = {name for name, value in named.items() if value is not None}
         faces = augment(
             X,
             y,
@@ -180,9 +178,9 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         with part.propagate_callback_context(estimator):
             part.call_on_fit_task_begin(estimator=self, **data)
             try:
-                self.estimator_ = _fit_with(estimator, images, target, metadata, asked)
+                self.estimator_ = _fit_with(estimator, images, target, metadata)
             except ImageError as error:
-                raise _of_photographs(error, originals) from None
+                raise _of_photographs(error, images, n_images) from None
             part.call_on_fit_task_end(estimator=self, **data)
         self.classes_ = self.estimator_.classes_
         task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
@@ -266,29 +264,31 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         return tags
 
 
-def _of_photographs(error, originals):
+def _of_photographs(error, images, n_images):
     """Name the photographs that cannot be used, and none of their views."""
-    n_images = len(originals)
-    if error.n_images == n_images or error.n_images % n_images:
-        return error  # of photographs to validate on, or without views
+    trained_on = error.n_images == len(images) and all(
+        name == describe(images[row]) for row, name, _ in error.failures
+    )
+    if not trained_on:
+        return error  # of photographs to validate on
     names = {row % n_images: (row % n_images, *rest) for row, *rest in reversed(error.failures)}
     failures = [names[row] for row in sorted(names)]
     return ImageError(failures, n_images, hint="Repair them, or leave them out.")
 
 
-def _fit_with(estimator, X, y, metadata, asked):
-    """Fit, with what was asked for and the classifier takes, and X_val transformed."""
+def _fit_with(estimator, X, y, metadata):
+    """Fit, with the metadata that the classifier at the end takes, and X_val transformed."""
     if "X_val" not in metadata or not isinstance(estimator, Pipeline):
-        return estimator.fit(X, y, **_requested(estimator, metadata, asked))
+        return estimator.fit(X, y, **_requested(estimator, metadata))
     before = estimator.transform_input
     estimator.transform_input = [*(before or ()), "X_val"]
     with config_context(enable_metadata_routing=True):  # without it a Pipeline transforms X alone
-        estimator.fit(X, y, **_requested(estimator, metadata, asked))
+        estimator.fit(X, y, **_requested(estimator, metadata))
     estimator.transform_input = before  # or else no clone of it could be fitted without routing
     return estimator
 
 
-def _requested(estimator, metadata, asked):
+def _requested(estimator, metadata):
     """Return the metadata that a classifier's ``fit`` takes, by the names it has there.
 
     With metadata routing the classifier at the end is made to ask: which views are of one
@@ -311,7 +311,8 @@ def _requested(estimator, metadata, asked):
             f"photograph would be on both sides. Put the AugmentedClassifier into the {kind}, "
             "where it makes views of the training side alone."
         )
-    # to a classifier that splits nothing groups say nothing
-    for name in sorted(asked - taken - {"groups"}):
-        raise ValueError(f"{kind} takes no {name}: leave it out.")
+    for name in metadata:
+        # to a classifier that splits nothing groups say nothing
+        if name not in taken and name != "groups":
+            raise ValueError(f"{kind} takes no {name}: leave it out.")
     return {f"{prefix}{name}": metadata[name] for name in taken}

@@ -5,10 +5,13 @@ from numbers import Real
 
 import numpy as np
 from PIL.ImageFile import ImageFile
+from sklearn.pipeline import Pipeline
 from sklearn.utils._optional_dependencies import check_pandas_support
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
+from sklearn_dfd.classifier import DeepFakeClassifier
 from sklearn_dfd.images import ImageError, as_image_list, describe
 
 __all__ = ["detect"]
@@ -124,8 +127,9 @@ def detect(estimator, X, *, threshold=None, pos_label=None):
                 probability[rows] = chunk[:, column]
                 if threshold is not None:
                     called_pos[rows] = probability[rows] >= threshold
+                elif _calls_the_more_probable(estimator):
+                    called_pos[rows] = chunk.argmax(axis=1) == column
                 elif len(rows):
-                    # the features are in memory from the line above
                     called = estimator.predict([images[row] for row in rows.tolist()])
                     called_pos[rows] = np.asarray(called) == classes[column]
                 break
@@ -141,6 +145,12 @@ def detect(estimator, X, *, threshold=None, pos_label=None):
             "error": error,
         }
     )
+
+
+def _calls_the_more_probable(estimator):
+    """Whether ``predict`` is known to, and need not be asked: it would read all images again."""
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    return isinstance(last, AugmentedClassifier | DeepFakeClassifier)
 
 
 def _name(image):
