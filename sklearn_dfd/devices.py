@@ -158,13 +158,12 @@ def one_core_threads(n_jobs=None):
     """
     n_threads = torch.get_num_threads() if n_jobs is None else joblib.effective_n_jobs(n_jobs)
     n_threads = min(n_threads, joblib.cpu_count())
-    _torch_threads.remember()
-    pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        _torch_threads.restore()
+    with _threads_restored():
+        pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -172,58 +171,83 @@ def own_torch_state(device):
     """Set aside what the caller may have switched on in torch: ours computes the same anyway.
 
     Default device, inference mode, autocast and disabled gradients hold for a thread; on CUDA
-    convolutions repeat themselves to the last bit. Torch's threads are no more than the cores
-    that this process may use: in a container with a quota torch starts as many as the host has.
+    convolutions repeat themselves to the last bit, and round to 24 bits and not to the 11 of TF32,
+    or features would differ by percents from those of the CPU. Torch's threads are no more than the
+    cores that this process may use: in a container with a quota torch starts as many as the host
+    has.
     A forked process gets one: OpenMP would wait for threads that only its parent has.
     """
     with ExitStack() as stack:
         most = 1 if _forked else joblib.cpu_count()
         if torch.get_num_threads() > most:
-            _torch_threads.remember()
-            stack.callback(_torch_threads.restore)
+            stack.enter_context(_threads_restored())
             torch.set_num_threads(most)
         stack.enter_context(torch.device("cpu"))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
-            flags = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
-            stack.enter_context(flags)
+            stack.enter_context(_exact_cudnn())
         yield
 
 
-class _TorchThreads:
-    """Torch's number of threads, as it was before the first of several pools at once.
+class _WhileAny:
+    """A state of the whole process: the first of several at once enters it, the last leaves it.
 
-    torch.set_num_threads notes the number for threads to come, beside that of its own thread.
+    Each on its own would restore what another has set, and that in the midst of a third.
     """
 
-    def __init__(self):
+    def __init__(self, make_context):
+        self._make_context = make_context
+        self.forget()
+
+    def forget(self):
         self._lock = threading.Lock()
-        self._n_pools = 0
-        self._before = 1
+        self._n_inside = 0
 
-    def remember(self):
+    @contextmanager
+    def __call__(self):
         with self._lock:
-            if self._n_pools == 0:
-                self._before = torch.get_num_threads()
-            self._n_pools += 1
+            if self._n_inside == 0:
+                self._context = self._make_context()
+                self._context.__enter__()
+            self._n_inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_inside -= 1
+                if self._n_inside == 0:
+                    self._context.__exit__(None, None, None)
 
-    def restore(self):
-        with self._lock:
-            self._n_pools -= 1
-            if self._n_pools == 0:
-                torch.set_num_threads(self._before)
+
+@contextmanager
+def _threads_as_before():
+    # torch.set_num_threads notes the number for threads to come, beside that of its own thread
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-_torch_threads = _TorchThreads()
+_threads_restored = _WhileAny(_threads_as_before)
+_exact_cudnn = _WhileAny(
+    lambda: torch.backends.cudnn.flags(
+        enabled=True,  # or else flags() turns cuDNN off
+        deterministic=True,
+        benchmark=False,
+        allow_tf32=False,
+    )
+)
 _forked = False  # from a process that may have started OpenMP's threads
 
 
 def _after_fork():
-    global _forked, _torch_threads
+    global _forked
     _forked = True
-    _torch_threads = _TorchThreads()  # the pools of the parent, and who held the lock, are not here
+    for state in (_threads_restored, _exact_cudnn):
+        state.forget()  # the parent's threads, and who held the lock, are not here
 
 
 if hasattr(os, "register_at_fork"):

@@ -13,6 +13,7 @@ import torch
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, features
 from sklearn_dfd.devices import in_halves, one_core_threads, own_torch_state, resolve_device
+from sklearn_dfd.engines import torch_engine
 from sklearn_dfd.feature_store import IN_PROCESS
 from sklearn_dfd.mobilenet import Trunk
 from sklearn_dfd.weights import load_weights
@@ -235,6 +236,24 @@ def test_training_keeps_to_the_cores_of_a_container(cores, n_cores, expected):
     assert torch.get_num_threads() == 3
 
 
+def test_cuda_computes_by_cudnn_in_full_precision():
+    before = cudnn_flags()
+    states = [own_torch_state(torch.device("cuda")) for _ in range(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of machines without CUDA
+        for state in states:
+            state.__enter__()
+        for state in states:  # not the last one first: they are of two threads
+            assert cudnn_flags() == (True, True, False, False)
+            state.__exit__(None, None, None)
+    assert cudnn_flags() == before
+
+
+def cudnn_flags():
+    cudnn = torch.backends.cudnn
+    return cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
+
+
 def test_inside_one_of_its_threads_there_is_one_thread(cores):
     cores(2)
 
@@ -381,15 +400,15 @@ def test_training_does_not_go_on_with_other_batches(monkeypatch):
 @pytest.mark.parametrize("layer", [10, 15, "pool"])
 def test_features_on_cuda_are_those_on_the_cpu(weights_file, layer):
     rng = np.random.default_rng(0)
-    images = torch.tensor(rng.integers(0, 256, (4, 224, 224, 3), dtype=np.uint8))
+    images = rng.integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
     trunk = Trunk(load_weights(weights_file), layer)
-    expected = trunk(images)
+    expected = trunk(torch.from_numpy(images)).numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         device = resolve_device("cuda")
-    features = trunk.to(device)(images.to(device))
-    assert features.device.type == "cuda"
-    error = (features.cpu() - expected).abs().max() / expected.abs().max()
+    features = torch_engine(trunk, device)(images)
+    assert next(trunk.parameters()).device.type == "cuda"
+    error = abs(features - expected).max() / abs(expected).max()
     assert error < 1e-3
 
 
