@@ -28,7 +28,7 @@ from sklearn_dfd.mobilenet import LAST_BLOCK, tail_input_shape
 from sklearn_dfd.net import LossError, TailNet
 from sklearn_dfd.persistence import restored_state, saved_state
 from sklearn_dfd.rows import Rows, distinct_rows, set_aside
-from sklearn_dfd.tail import Tail
+from sklearn_dfd.tail import Tail, Tails
 from sklearn_dfd.weights import load_weights
 
 _LARGEST = 1e30  # of a parameter that float32 must still hold after Adam's corrections
@@ -87,6 +87,11 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         short of it in the first steps. 0.995 averages over about 200 steps. None for the weights
         of the last step.
 
+    n_tails : int, default=1
+        Tails to train, each with a head of its own that starts from other values, and dropout of
+        its own. The probabilities are the mean of theirs [5]_: what a single training ends with is
+        in part chance. Time and memory grow with them.
+
     l1_factor : float, default=1e-4
         Weight of the L1 norm of all parameters of the tail, BatchNorm and biases included. That
         norm is about 5.5e4 at the start, so that 1e-4 adds 5.5 to a cross-entropy of 0.69.
@@ -125,7 +130,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         another, or waits.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the initial head, the order of the rows, dropout, and the split of
+        Determines the initial heads, the order of the rows, dropout, and the split of
         ``early_stopping``. The global generators of numpy and torch are neither read, unless
         this is None, nor changed.
 
@@ -147,7 +152,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         One row an epoch, fit for ``pandas.DataFrame``: ``epoch`` (from 1), ``train_loss`` (mean
         cross-entropy), ``train_loss_penalized`` (with the L1 penalty), ``train_accuracy``, and,
         with validation rows, ``valid_loss`` and ``valid_accuracy``. All measured after the
-        epoch in evaluation mode: no dropout, fixed BatchNorm statistics.
+        epoch in evaluation mode: no dropout, fixed BatchNorm statistics. Of several tails
+        ``train_loss_penalized`` adds the mean of their penalties.
 
     n_iter_ : int
         Epochs trained.
@@ -184,6 +190,9 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     .. [4] B. T. Polyak, A. B. Juditsky (1992). Acceleration of Stochastic Approximation by
        Averaging. SIAM Journal on Control and Optimization.
 
+    .. [5] B. Lakshminarayanan, A. Pritzel, C. Blundell (2017). Simple and Scalable Predictive
+       Uncertainty Estimation using Deep Ensembles. NeurIPS.
+
     Examples
     --------
     >>> from sklearn.datasets import make_classification
@@ -205,6 +214,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "lr_schedule": [StrOptions({"constant", "one_cycle"})],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "ema_decay": [Interval(Real, 0, 1, closed="left"), None],
+        "n_tails": [Interval(Integral, 1, None, closed="left")],
         "l1_factor": [Interval(Real, 0, _LARGEST, closed="both")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -223,6 +233,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "lr_schedule": "constant",
         "label_smoothing": 0.0,
         "ema_decay": None,
+        "n_tails": 1,
     }
 
     net_: TailNet
@@ -238,6 +249,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         lr_schedule="constant",
         label_smoothing=0.0,
         ema_decay=None,
+        n_tails=1,
         l1_factor=1e-4,
         max_epochs=10,
         batch_size=64,
@@ -258,6 +270,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self.lr_schedule = lr_schedule
         self.label_smoothing = label_smoothing
         self.ema_decay = ema_decay
+        self.n_tails = n_tails
         self.l1_factor = l1_factor
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -331,8 +344,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             )
         elif self._shape_parameters() != self._fitted_shape:
             raise ValueError(
-                "warm_start=True goes on with the network that is there; layer and "
-                f"hidden_layer_sizes were {self._fitted_shape}, not {self._shape_parameters()}."
+                "warm_start=True goes on with the network that is there; layer, hidden_layer_sizes "
+                f"and n_tails were {self._fitted_shape}, not {self._shape_parameters()}."
             )
         with working_device(self.device) as device, own_torch_state(device):
             tail = self.net_.module_ if again else self._new_tail()
@@ -524,7 +537,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self._head_seed, self._order_seed, self._dropout_seed, self._split_seed = map(int, seeds)
 
     def _shape_parameters(self):
-        return self.layer, tuple(self.hidden_layer_sizes)
+        return self.layer, tuple(self.hidden_layer_sizes), self.n_tails
 
     def _new_tail(self):
         sizes = tuple(self.hidden_layer_sizes)
@@ -536,9 +549,13 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return tail.initialize(arrays, torch.Generator().manual_seed(self._head_seed))
 
     def _empty_tail(self):
-        layer, sizes = self._fitted_shape
+        layer, sizes, *rest = self._fitted_shape  # files of 0.1.0 know of one tail
         shape = tail_input_shape(layer, self.n_features_in_)
-        return Tail(layer, shape, sizes, len(self.classes_), self.dropout)
+        tails = [
+            Tail(layer, shape, sizes, len(self.classes_), self.dropout)
+            for _ in range(*(rest or [1]))
+        ]
+        return tails[0] if len(tails) == 1 else Tails(tails)
 
     def _make_net(self, tail, device):
         """Wrap a tail into a skorch net on the device, with generators of its own.

@@ -132,9 +132,14 @@ def to_onnx(pipe, path, *, calibration_images=None):
     with own_torch_state(cpu):
         x = graph.add_trunk(Trunk(features._trunk_arrays(), features.layer_), x)
         shape = feature_shape(features.layer_, side)
-        x = _add_tail(graph, classifier.net_.module_, x, shape)
+        tails = classifier.net_.module_.members()
+        logits = [_add_tail(graph, tail, x, shape) for tail in tails]
     n_classes = len(classifier.classes_)
-    x = graph.add("Softmax", x, axis=1, name="of_both" if mirrored else "probabilities")
+    name = "of_both" if mirrored else "probabilities"
+    if len(logits) == 1:
+        x = graph.add("Softmax", *logits, axis=1, name=name)
+    else:
+        x = graph.add("Mean", *(graph.add("Softmax", each, axis=1) for each in logits), name=name)
     if mirrored:
         x = graph.add("Reshape", x, graph.constant(np.array([2, -1, n_classes])))
         x = graph.add("ReduceMean", x, axes=[0], keepdims=0, name="probabilities")
@@ -374,9 +379,7 @@ class _FromSquared(nn.Module):
         super().__init__()
         self.mirrored = mirrored
         self.trunk = trunk
-        self.shape = tail.input_shape
-        self.blocks = _folded_blocks(tail)
-        self.head = nn.Sequential(*(copy.deepcopy(layer).cpu() for layer in _head(tail)))
+        self.tails = nn.ModuleList(_FoldedTail(member) for member in tail.members())
         self.requires_grad_(False)
         for parameter in self.parameters():  # XNNPACK orders them itself, from torch's order only
             parameter.data = parameter.clone(memory_format=torch.contiguous_format)
@@ -384,11 +387,24 @@ class _FromSquared(nn.Module):
     def forward(self, images):
         if self.mirrored:
             images = torch.cat([images, images.flip(2)])
-        x = self.trunk(images)
+        rows = self.trunk(images)
+        x = sum(tail(rows).softmax(1) for tail in self.tails) / len(self.tails)
+        return x.mean(0, keepdim=True) if self.mirrored else x
+
+
+class _FoldedTail(nn.Module):
+    """From features to logits, by the trained blocks with BatchNorm folded in, and the head."""
+
+    def __init__(self, tail):
+        super().__init__()
+        self.shape = tail.input_shape
+        self.blocks = _folded_blocks(tail)
+        self.head = nn.Sequential(*(copy.deepcopy(layer).cpu() for layer in _head(tail)))
+
+    def forward(self, x):
         if self.blocks is not None:
             x = self.blocks(x.unflatten(1, self.shape)).mean((2, 3))
-        x = self.head(x).softmax(1)
-        return x.mean(0, keepdim=True) if self.mirrored else x
+        return self.head(x)
 
 
 def _check_installed(module, *, extra):

@@ -312,7 +312,7 @@ def _grad_cam(features, classifier, pixels, class_index, block=None):
     Returns
     -------
     maps : ndarray of float32, shape (n_images, map_side, map_side)
-        0 or more.
+        0 or more. Of several tails the mean of what each gives.
     """
     from captum.attr import LayerGradCam
 
@@ -323,13 +323,16 @@ def _grad_cam(features, classifier, pixels, class_index, block=None):
     with own_torch_state(device):
         precision = getattr(torch, features.precision)
         trunk = Trunk(features._trunk_arrays(), features.layer_, precision)
-        tail = classifier.net_.module_
-        network = _Network(trunk.to(device), tail, class_index).eval()
-        explain = LayerGradCam(network, network.blocks()[block])
+        trunk.to(device)
+        explain = []
+        for tail in classifier.net_.module_.members():
+            network = _Network(trunk, tail, class_index).eval()
+            explain.append(LayerGradCam(network, network.blocks()[block]))
         for start in range(0, len(pixels), _BATCH_SIZE):
             images = torch.from_numpy(pixels[start : start + _BATCH_SIZE]).to(device)
-            found = explain.attribute(images, relu_attributions=True)
-            maps.append(found[:, 0].detach().float().cpu().numpy())
+            found = [each.attribute(images, relu_attributions=True) for each in explain]
+            mean = torch.stack(found).mean(0)
+            maps.append(mean[:, 0].detach().float().cpu().numpy())
     return np.concatenate(maps)
 
 

@@ -67,7 +67,7 @@ class TailNet(NeuralNet):
 
     Parameters
     ----------
-    module : Tail
+    module : Tail or Tails
         Initialised; it is trained in place.
     l1_factor : float
         Weight of the L1 norm of all the module's parameters in what is minimised.
@@ -173,9 +173,10 @@ class TailNet(NeuralNet):
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Mean cross-entropy, weighted; the penalty acts on the gradients."""
-        y, weight = y_true
-        loss = self.criterion_(y_pred, y.to(y_pred.device))
-        return (loss * weight.to(y_pred.device)).mean()
+        y, weight = (tensor.to(y_pred.device) for tensor in y_true)
+        each = [y_pred] if y_pred.ndim == 2 else y_pred.unbind(2)
+        # the sum: the gradients of each tail are those that it would have alone
+        return sum((self.criterion_(logits, y) * weight).mean() for logits in each)
 
     def train_step_single(self, batch, **fit_params):
         """Gradients of the weighted cross-entropy plus ``l1_factor`` times the L1 norm."""
@@ -201,9 +202,9 @@ class TailNet(NeuralNet):
             return in_halves(lambda X: step((X, None)), batch[0], torch.cat)
 
     def penalty(self):
-        """``l1_factor`` times the L1 norm of all parameters."""
+        """``l1_factor`` times the L1 norm of all parameters, of several tails their mean."""
         norms = torch._foreach_norm([p.detach() for p in self.module_.parameters()], 1)
-        return self.l1_factor * float(sum(norms))
+        return self.l1_factor * float(sum(norms)) / len(self.module_.members())
 
     def measure(self, rows):
         """Weighted mean cross-entropy and accuracy on ``rows``, in evaluation mode."""

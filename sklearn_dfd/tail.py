@@ -7,6 +7,7 @@ average pool gives it, is copied again and again from there on.
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,6 +80,10 @@ class Tail(nn.Module):
                 side = -(-side // module.stride[0])
         return self.has_batch_norm() and side == 1
 
+    def members(self):
+        """Itself: as of :class:`Tails`."""
+        return [self]
+
     def forward(self, X):
         """Logits of shape (n_rows, n_classes) for rows of features (n_rows, width)."""
         if self.features is not None:
@@ -88,6 +93,53 @@ class Tail(nn.Module):
             else:
                 X = self.features(maps).mean((2, 3))
         return self.head(X)
+
+
+class Tails(nn.Module):
+    """Several tails that differ in their heads: they learn apart, and judge by their mean.
+
+    Parameters
+    ----------
+    tails : sequence of Tail
+        Of one shape.
+    """
+
+    def __init__(self, tails):
+        super().__init__()
+        self.tails: Any = nn.ModuleList(tails)
+        self.input_shape = tails[0].input_shape
+
+    def initialize(self, arrays, generator):
+        """Fill all of them, the first as it would be alone."""
+        for tail in self.tails:
+            tail.initialize(arrays, generator)
+        return self
+
+    def set_dropout(self, p, generator):
+        """Let dropout draw other units for each."""
+        for tail in self.tails:
+            tail.set_dropout(p, generator)
+
+    def has_batch_norm(self):
+        """Whether statistics are taken over the rows of a batch."""
+        return self.tails[0].has_batch_norm()
+
+    def has_one_pixel(self):
+        """Whether a BatchNorm layer sees maps of one pixel."""
+        return self.tails[0].has_one_pixel()
+
+    def members(self):
+        """Return the tails."""
+        return list(self.tails)
+
+    def forward(self, X):
+        """Logits of the mean of their probabilities, of shape (n_rows, n_classes).
+
+        In training those of each, of shape (n_rows, n_classes, n_tails).
+        """
+        logits = torch.stack([tail(X) for tail in self.tails], dim=2)
+        # up to a constant, which softmax does not see
+        return logits if self.training else logits.log_softmax(1).logsumexp(2)
 
 
 class Dropout(nn.Module):

@@ -100,7 +100,7 @@ def test_warm_start_goes_on(head, head_data):
         head.fit(X, y + 1)
     with pytest.raises(ValueError, match="features"):
         head.fit(X[:, 1:], y)
-    with pytest.raises(ValueError, match="hidden_layer_sizes were"):
+    with pytest.raises(ValueError, match="hidden_layer_sizes and n_tails were"):
         head.set_params(hidden_layer_sizes=(8,)).fit(X, y)
 
 

@@ -102,6 +102,20 @@ def test_of_a_pipeline_saved_without_the_weights_of_its_trunk(pipe, photos):
     np.testing.assert_array_equal(display.probability, expected.probability)
 
 
+def test_of_several_tails(photos, weights_file):
+    pipe = make_pipe(weights=weights_file, n_tails=3).fit(photos.data, photos.target)
+    display = GradCAMDisplay.from_estimator(pipe, photos.data[:4])
+    tails, maps = pipe[-1].net_.module_, []
+    np.testing.assert_allclose(
+        display.probability, pipe.predict_proba(photos.data[:4])[:, 1], atol=1e-5
+    )
+    for tail in tails.members():
+        pipe[-1].net_.module_ = tail
+        maps.append(GradCAMDisplay.from_estimator(pipe, photos.data[:4]).maps)
+    assert np.ptp(maps, axis=0).max() > 0
+    np.testing.assert_allclose(display.maps, np.mean(maps, axis=0), atol=1e-5 * np.max(maps))
+
+
 def test_three_classes(photos):
     y = np.arange(20) % 3
     pipe = make_pipe().fit(photos.data, y)
