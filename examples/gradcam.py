@@ -78,10 +78,9 @@ say(f"trained on {len(train)} photographs; ROC AUC {auc:.3f} on {len(test)} othe
 spliced = test[y[test] == 1]
 display = GradCAMDisplay.from_estimator(detector, X[spliced])
 plt.close(display.figure_)  # of all of them; eight are enough to look at
-maps = display.maps
 few = GradCAMDisplay(
     display.photos[:8],
-    maps[:8],
+    display.maps[:8],
     probability=display.probability[:8],
     class_of_interest=display.class_of_interest,
 ).plot()
@@ -89,9 +88,7 @@ for ax, mask in zip(few.axes_, photos.masks[spliced], strict=False):
     ax.contour(mask, levels=[0.5], colors="white", linewidths=1)
 few.figure_.savefig(args.output / "gradcam.png", dpi=120)
 
-masks = photos.masks[spliced].astype(bool)
-inside = np.array([m[mask].mean() for m, mask in zip(maps, masks, strict=True)])
-outside = np.array([m[~mask].mean() for m, mask in zip(maps, masks, strict=True)])
+inside, outside = display.evidence_in(photos.masks[spliced])
 p = wilcoxon(inside, outside, alternative="greater").pvalue
 more = np.mean(inside > outside)
 print(f"\n{'':28s} mean evidence\n{'what was pasted in':28s} {inside.mean():13.4f}")

@@ -174,6 +174,48 @@ class GradCAMDisplay:
             class_of_interest=class_of_interest,
         ).plot(ax=ax)
 
+    def evidence_in(self, masks):
+        """Tell how dense the evidence is in regions, such as what is known to be edited.
+
+        Parameters
+        ----------
+        masks : sequence of n_images array-like of bool, shape (height, width)
+            Of each photograph the pixels of the region.
+
+        Returns
+        -------
+        inside : ndarray of float32, shape (n_images,)
+            Mean of the map over the pixels of the region.
+
+        outside : ndarray of float32, shape (n_images,)
+            Over all others.
+
+        Raises
+        ------
+        ValueError
+            If there is not one mask for each photograph, or masks have another size than their
+            photograph, or hold anything but true and false, or miss it: no pixel is in the region,
+            or none outside. Names the rows.
+        """
+        masks = [np.asarray(mask) for mask in masks]
+        if len(masks) != len(self.photos):
+            n = len(self.photos)
+            raise ValueError(f"{len(masks)} masks for {n} photographs: pass one each.")
+        faults = [
+            f"row {row}: {fault}"
+            for row, (mask, photo) in enumerate(zip(masks, self.photos, strict=True))
+            if (fault := _fault_of(mask, photo.shape[:2]))
+        ]
+        if faults:
+            more = f"; ... and {len(faults) - 10} more" if len(faults) > 10 else ""
+            raise ValueError(
+                f"{len(faults)} of {len(masks)} masks cannot be used: "
+                f"{'; '.join(faults[:10])}{more}. Leave those photographs out, or mend the masks."
+            )
+        inside = [map_[mask].mean() for map_, mask in zip(self.maps, masks, strict=True)]
+        outside = [map_[~mask].mean() for map_, mask in zip(self.maps, masks, strict=True)]
+        return np.array(inside, dtype=np.float32), np.array(outside, dtype=np.float32)
+
     def plot(self, ax=None):
         """Plot the photographs in grey, with their maps over them.
 
@@ -243,6 +285,17 @@ def unwrapped(estimator, kinds):
         else:
             break
     return estimator
+
+
+def _fault_of(mask, shape):
+    """Say what is wrong with the mask of a photograph; None where nothing is."""
+    if mask.dtype != bool:
+        return f"its values are {mask.dtype}, not bool"
+    if mask.shape != shape:
+        return f"its shape is {mask.shape}, that of its photograph {shape}"
+    if not mask.any():
+        return "it misses the photograph: no pixel is in the region"
+    return "no pixel is outside of the region" if mask.all() else None
 
 
 def _fitted_steps(estimator, caller):

@@ -207,6 +207,42 @@ def test_plot(pipe, photos, tmp_path):
         display.plot(ax=axes[:2])
 
 
+def display_of(*shapes):
+    photos = [np.zeros((*shape, 3), np.uint8) for shape in shapes]
+    maps = np.empty(len(shapes), dtype=object)
+    maps[:] = [np.arange(height * width).reshape(height, width) for height, width in shapes]
+    half = np.full(len(shapes), 0.5)
+    return GradCAMDisplay(photos, maps, probability=half, class_of_interest="fake")
+
+
+def test_evidence_in_regions():
+    masks = [[[True, False, False], [True, False, False]], np.array([[False], [True]])]
+    inside, outside = display_of((2, 3), (2, 1)).evidence_in(masks)
+    np.testing.assert_array_equal(inside, [1.5, 1.0])
+    np.testing.assert_array_equal(outside, [3.0, 0.0])
+
+
+def test_masks_that_miss():
+    display = display_of((2, 3), (2, 1), (2, 2), (2, 2), (1, 2))
+    masks = [np.ones((2, 3), bool), np.zeros((2, 1), bool), np.ones((2, 2)), np.eye(2) > 0]
+    with pytest.raises(ValueError, match="4 masks for 5 photographs: pass one each"):
+        display.evidence_in(masks)
+    with pytest.raises(
+        ValueError, match="4 of 5 masks cannot be used: row 0: no pixel is out"
+    ) as e:
+        display.evidence_in([*masks, np.eye(2) > 0])
+    message = str(e.value)
+    assert "row 1: it misses the photograph: no pixel is in the region; " in message
+    assert (
+        "row 2: its values are float64, not bool; row 4: its shape is (2, 2), that of its"
+        in message
+    )
+    assert "row 3" not in message and message.endswith("or mend the masks.")
+    many = display_of(*[(1, 2)] * 12)
+    with pytest.raises(ValueError, match=r"12 of 12 masks .*row 9: .* \.\.\. and 2 more\. Leave"):
+        many.evidence_in(np.zeros((12, 1, 2), bool))
+
+
 def test_no_evidence_at_all_is_dark():
     display = GradCAMDisplay(
         [np.zeros((8, 8, 3), np.uint8)],
@@ -261,11 +297,9 @@ def p_of_maps_that_ignore_the_edit(layer, n_epochs, n_samples, **params):
         layer, l1_factor=1e-6, batch_size=16, max_epochs=n_epochs, random_state=0, **params
     ).fit(photos.data[train], photos.target[train])
     spliced = np.flatnonzero(~train & (photos.target == 1))
-    maps = GradCAMDisplay.from_estimator(pipe, photos.data[spliced]).maps
-    masks = photos.masks[spliced]
-    # inside and outside by area: what is left of a map of nothing favours neither
-    inside = [m[mask].mean() for m, mask in zip(maps, masks, strict=True)]
-    outside = [m[~mask].mean() for m, mask in zip(maps, masks, strict=True)]
+    display = GradCAMDisplay.from_estimator(pipe, photos.data[spliced])
+    # by area: what is left of a map of nothing favours neither
+    inside, outside = display.evidence_in(photos.masks[spliced])
     return wilcoxon(inside, outside, alternative="greater").pvalue
 
 
