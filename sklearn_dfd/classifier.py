@@ -549,12 +549,10 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return tail.initialize(arrays, torch.Generator().manual_seed(self._head_seed))
 
     def _empty_tail(self):
-        layer, sizes, *rest = self._fitted_shape  # files of 0.1.0 know of one tail
+        layer, sizes, n_tails = self._fitted_shape
         shape = tail_input_shape(layer, self.n_features_in_)
-        tails = [
-            Tail(layer, shape, sizes, len(self.classes_), self.dropout)
-            for _ in range(*(rest or [1]))
-        ]
+        widths = sizes, len(self.classes_)
+        tails = [Tail(layer, shape, *widths, self.dropout) for _ in range(n_tails)]
         return tails[0] if len(tails) == 1 else Tails(tails)
 
     def _make_net(self, tail, device):
@@ -646,6 +644,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         """Rebuild the net from its weights, on a device that exists here."""
         state = restored_state(self, state)
         arrays = state.pop("_tail_state", None)
+        if len(state.get("_fitted_shape", ())) == 2:
+            state["_fitted_shape"] += (1,)  # files of 0.1.0 know of one tail
         super().__setstate__(state)
         if arrays is not None:
             device = resolve_device(self.device, fitted=True)

@@ -43,7 +43,7 @@ class Blocks(DeepFakeClassifier):
         return np.tile(X, -(-N_CHANNELS // X.shape[1]))[:, :N_CHANNELS].copy()
 
     def _empty_tail(self):
-        layer, sizes = self._fitted_shape
+        layer, sizes, _ = self._fitted_shape
         return Tail(layer, (N_CHANNELS, 1, 1), sizes, len(self.classes_), self.dropout)
 
 

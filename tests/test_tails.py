@@ -92,6 +92,16 @@ def test_fits_repeat_and_are_saved(blocks, block_data):
         loaded.set_params(n_tails=3).fit(X, y)
 
 
+def test_files_from_before_there_were_several_go_on(blocks, block_data):
+    state = blocks.fit(*block_data).__getstate__()
+    state["_fitted_shape"] = state["_fitted_shape"][:2]
+    del state["n_tails"]
+    older = DeepFakeClassifier.__new__(DeepFakeClassifier)
+    older.__setstate__(state)
+    older.set_params(warm_start=True).fit(*block_data)
+    assert older.n_tails == 1 and older.n_iter_ == 4
+
+
 def test_early_stopping_goes_back_to_the_best_mean(head, head_data):
     X, y = head_data
     clf = head.set_params(n_tails=2, early_stopping=True, n_iter_no_change=3, lr=0.05)
