@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, PrintLog
-from skorch.utils import to_numpy
+from skorch.dataset import unpack_data
+from skorch.utils import to_numpy, to_tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -173,16 +174,22 @@ class TailNet(NeuralNet):
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Mean cross-entropy, weighted; the penalty acts on the gradients."""
-        y, weight = (tensor.to(y_pred.device) for tensor in y_true)
-        each = [y_pred] if y_pred.ndim == 2 else y_pred.unbind(2)
-        # the sum: the gradients of each tail are those that it would have alone
-        return sum((self.criterion_(logits, y) * weight).mean() for logits in each)
+        y, weight = y_true
+        loss = self.criterion_(y_pred, y.to(y_pred.device))
+        return (loss * weight.to(y_pred.device)).mean()
 
     def train_step_single(self, batch, **fit_params):
         """Gradients of the weighted cross-entropy plus ``l1_factor`` times the L1 norm."""
-        step = super().train_step_single(batch, **fit_params)
-        if not math.isfinite(step["loss"].item()):
-            raise self._error("loss", step["loss"].item())
+        self._set_training(True)
+        X, y_true = unpack_data(batch)
+        X = to_tensor(X, device=self.device)
+        total = torch.zeros((), device=self.device)
+        for tail in self.module_.members():  # the maps of one are given up before the next
+            loss = self.get_loss(tail(X), y_true)
+            loss.backward()
+            total += loss.detach()
+        if not math.isfinite(total.item()):
+            raise self._error("loss", total.item())
         if self.l1_factor:
             parameters = [p for p in self.module_.parameters() if p.grad is not None]
             # the derivative of l1_factor * |p|, for all parameters in one fused call
@@ -191,7 +198,7 @@ class TailNet(NeuralNet):
                 torch._foreach_sign([p.detach() for p in parameters]),
                 alpha=self.l1_factor,
             )
-        return step
+        return {"loss": total}
 
     def evaluation_step(self, batch, training=False):
         """Logits of a batch, in evaluation mode unless ``training``."""

@@ -133,13 +133,10 @@ class Tails(nn.Module):
         return list(self.tails)
 
     def forward(self, X):
-        """Logits of the mean of their probabilities, of shape (n_rows, n_classes).
-
-        In training those of each, of shape (n_rows, n_classes, n_tails).
-        """
+        """Logits of the mean of their probabilities, of shape (n_rows, n_classes)."""
         logits = torch.stack([tail(X) for tail in self.tails], dim=2)
         # up to a constant, which softmax does not see
-        return logits if self.training else logits.log_softmax(1).logsumexp(2)
+        return logits.log_softmax(1).logsumexp(2)
 
 
 class Dropout(nn.Module):
