@@ -5,6 +5,8 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import joblib
 import torch
@@ -170,11 +172,11 @@ def one_core_threads(n_jobs=None):
 def own_torch_state(device):
     """Set aside what the caller may have switched on in torch: ours computes the same anyway.
 
-    Default device, inference mode, autocast and disabled gradients hold for a thread; on CUDA
-    convolutions repeat themselves to the last bit, and round to 24 bits and not to the 11 of TF32,
-    or features would differ by percents from those of the CPU. Torch's threads are no more than the
-    cores that this process may use: in a container with a quota torch starts as many as the host
-    has.
+    Default device, inference mode, autocast and disabled gradients hold for a thread. Products and
+    convolutions round to 24 bits, not to the 11 of TF32 or the 8 of bfloat16, or features would
+    differ by percents from those of the CPU; on CUDA they repeat themselves to the last bit.
+    Torch's threads are no more than the cores that this process may use: in a container with a
+    quota torch starts as many as the host has.
     A forked process gets one: OpenMP would wait for threads that only its parent has.
     """
     with ExitStack() as stack:
@@ -186,8 +188,7 @@ def own_torch_state(device):
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        if device.type == "cuda":
-            stack.enter_context(_exact_cudnn())
+        stack.enter_context(_own_precision())
         yield
 
 
@@ -199,26 +200,33 @@ class _WhileAny:
 
     def __init__(self, make_context):
         self._make_context = make_context
-        self.forget()
+        self._abandoned = []
+        self._begin()
+
+    def _begin(self):
+        self._now = SimpleNamespace(lock=threading.Lock(), n_inside=0, context=None)
 
     def forget(self):
-        self._lock = threading.Lock()
-        self._n_inside = 0
+        """Begin anew in a forked process: who was inside, or held the lock, is not there."""
+        self._abandoned.append(self._now)  # kept, for a context that is deleted restores
+        self._begin()
 
     @contextmanager
     def __call__(self):
-        with self._lock:
-            if self._n_inside == 0:
-                self._context = self._make_context()
-                self._context.__enter__()
-            self._n_inside += 1
+        state = self._now
+        with state.lock:
+            if state.n_inside == 0:
+                state.context = self._make_context()
+                state.context.__enter__()
+            state.n_inside += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._n_inside -= 1
-                if self._n_inside == 0:
-                    self._context.__exit__(None, None, None)
+            if state is self._now:  # and not the child of a process that was inside
+                with state.lock:
+                    state.n_inside -= 1
+                    if state.n_inside == 0:
+                        state.context.__exit__(None, None, None)
 
 
 @contextmanager
@@ -231,23 +239,51 @@ def _threads_as_before():
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _full_precision():
+    """Let nothing round further than float32 does, and let cuDNN repeat itself."""
+    backends: Any = torch.backends
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    of_each = []
+    if hasattr(cudnn, "conv"):  # torch 2.9 or later, beside the settings of before
+        of_each = [cudnn.conv, cudnn.rnn, backends.cuda.matmul, mkldnn.conv, mkldnn.matmul]
+    precisions = [each.fp32_precision for each in of_each]
+    matmul = _setting(torch.get_float32_matmul_precision, "highest")
+    flags = {name: getattr(cudnn, name) for name in ("enabled", "deterministic", "benchmark")}
+    flags["allow_tf32"] = _setting(lambda: cudnn.allow_tf32, False)
+    try:
+        torch.set_float32_matmul_precision("highest")
+        cudnn.enabled, cudnn.deterministic = True, True
+        cudnn.benchmark, cudnn.allow_tf32 = False, False
+        for each in of_each:
+            each.fp32_precision = "ieee"
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        for name, value in flags.items():
+            setattr(cudnn, name, value)
+        for each, value in zip(of_each, precisions, strict=True):
+            each.fp32_precision = value
+
+
+def _setting(read, otherwise):
+    """Read an older setting, which torch refuses where the newer ones contradict it."""
+    try:
+        return read()
+    except RuntimeError:
+        return otherwise
+
+
 _threads_restored = _WhileAny(_threads_as_before)
-_exact_cudnn = _WhileAny(
-    lambda: torch.backends.cudnn.flags(
-        enabled=True,  # or else flags() turns cuDNN off
-        deterministic=True,
-        benchmark=False,
-        allow_tf32=False,
-    )
-)
+_own_precision = _WhileAny(_full_precision)
 _forked = False  # from a process that may have started OpenMP's threads
 
 
 def _after_fork():
     global _forked
     _forked = True
-    for state in (_threads_restored, _exact_cudnn):
-        state.forget()  # the parent's threads, and who held the lock, are not here
+    for state in (_threads_restored, _own_precision):
+        state.forget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,6 +1,9 @@
 """Tests of sklearn_dfd.devices: devices that are there or not, and threads of one core each."""
 
 import inspect
+import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -236,22 +239,96 @@ def test_training_keeps_to_the_cores_of_a_container(cores, n_cores, expected):
     assert torch.get_num_threads() == 3
 
 
-def test_cuda_computes_by_cudnn_in_full_precision():
-    before = cudnn_flags()
-    states = [own_torch_state(torch.device("cuda")) for _ in range(2)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of machines without CUDA
-        for state in states:
-            state.__enter__()
-        for state in states:  # not the last one first: they are of two threads
-            assert cudnn_flags() == (True, True, False, False)
-            state.__exit__(None, None, None)
-    assert cudnn_flags() == before
+# what a caller may have set, by the names of torch 2.9 or those of before; by both they contradict
+NEWER = pytest.mark.skipif(
+    not hasattr(torch.backends.cudnn, "conv"), reason="needs torch 2.9 or later"
+)
+PRECISIONS = [
+    "pass",
+    "torch.set_float32_matmul_precision('high')",
+    "torch.set_float32_matmul_precision('medium')",
+    "cuda.matmul.allow_tf32 = True; cudnn.allow_tf32 = False",
+    "cudnn.enabled = False; cudnn.benchmark = True",
+    pytest.param("cudnn.conv.fp32_precision = 'ieee'", marks=NEWER),
+    pytest.param("torch.backends.fp32_precision = 'tf32'", marks=NEWER),
+    pytest.param("mkldnn.matmul.fp32_precision = 'bf16'", marks=NEWER),
+]
 
 
-def cudnn_flags():
-    cudnn = torch.backends.cudnn
-    return cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
+@pytest.mark.parametrize("setting", PRECISIONS)
+def test_full_precision_whatever_the_caller_set(setting):
+    subprocess.run([sys.executable, "-W", "error", "-c", PRECISION_CODE, setting], check=True)
+
+
+PRECISION_CODE = """
+import sys, warnings, torch
+from torch.backends import cuda, cudnn, mkldnn
+from sklearn_dfd.devices import own_torch_state
+
+def state(*places):
+    values = [cudnn.enabled, cudnn.deterministic, cudnn.benchmark]
+    for read in (lambda: cudnn.allow_tf32, torch.get_float32_matmul_precision):
+        try:
+            values.append(read())
+        except RuntimeError:
+            values.append("torch refuses")
+    if hasattr(cudnn, "conv"):
+        places = cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.conv, mkldnn.matmul
+    return values + [place.fp32_precision for place in places]
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    exec(sys.argv[1])
+before = state()
+# of two threads: the first to come is the first to leave
+several = [own_torch_state(torch.device("cpu")) for _ in range(2)]
+for each in several:
+    each.__enter__()
+for each in several:
+    inside = state()
+    assert inside[:5] == [True, True, False, False, "highest"], inside
+    assert set(inside[5:]) <= {"ieee"}, inside
+    each.__exit__(None, None, None)
+assert state() == before, (state(), before)
+"""
+
+
+def test_a_low_precision_that_the_caller_set_changes_no_probability(head, head_data):
+    X, y = head_data
+    expected = head.fit(X, y).predict_proba(X)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        np.testing.assert_array_equal(head.predict_proba(X), expected)
+        np.testing.assert_array_equal(head.fit(X, y).predict_proba(X), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_process_forked_from_within_begins_anew():
+    code = """
+import os, sys, torch
+from sklearn_dfd.devices import one_core_threads, own_torch_state
+torch.set_num_threads(2)
+with one_core_threads(1):
+    torch.set_num_threads(1)
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        with one_core_threads(1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
+if child:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert torch.get_num_threads() == 2
+else:  # it has left what it never entered
+    torch.set_num_threads(3)
+    with one_core_threads(1):
+        torch.set_num_threads(1)
+    assert torch.get_num_threads() == 3
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_inside_one_of_its_threads_there_is_one_thread(cores):
@@ -386,8 +463,9 @@ def test_training_does_not_go_on_with_other_batches(monkeypatch):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(70, 5)).astype(np.float32), np.arange(70) % 2
     clf = DeepFakeClassifier("pool", hidden_layer_sizes=(4,), max_epochs=1).fit(X, y)
-    small = small_memory(clf.net_.infer, 40, RuntimeError("CUDA out of memory"))
-    monkeypatch.setattr(clf.net_, "infer", small)
+    tail = clf.net_.module_
+    small = small_memory(tail.forward, 40, RuntimeError("CUDA out of memory"))
+    monkeypatch.setattr(tail, "forward", small)
     with pytest.raises(RuntimeError, match="out of memory"):
         clf.partial_fit(X, y)
 
