@@ -180,7 +180,8 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
             try:
                 self.estimator_ = _fit_with(estimator, images, target, metadata)
             except ImageError as error:
-                raise _of_photographs(error, images, n_images) from None
+                n_val = len(metadata.get("X_val", ()))
+                raise _of_photographs(error, images, n_images, n_val) from None
             part.call_on_fit_task_end(estimator=self, **data)
         self.classes_ = self.estimator_.classes_
         task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
@@ -264,13 +265,14 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         return tags
 
 
-def _of_photographs(error, images, n_images):
+def _of_photographs(error, images, n_images, n_val):
     """Name the photographs that cannot be used, and none of their views."""
-    trained_on = error.n_images == len(images) and all(
-        name == describe(images[row]) for row, name, _ in error.failures
-    )
-    if not trained_on:
+    if error.n_images != len(images):
         return error  # of photographs to validate on
+    if n_val == len(images) and any(
+        name != describe(images[row]) for row, name, _ in error.failures
+    ):
+        return error  # of as many of them
     names = {row % n_images: (row % n_images, *rest) for row, *rest in reversed(error.failures)}
     failures = [names[row] for row in sorted(names)]
     return ImageError(failures, n_images, hint="Repair them, or leave them out.")

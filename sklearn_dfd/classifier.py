@@ -342,11 +342,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"warm_start=True goes on with the classes {self.classes_}, but y has {classes}."
             )
-        elif self._shape_parameters() != self._fitted_shape:
-            raise ValueError(
-                "warm_start=True goes on with the network that is there; layer, hidden_layer_sizes "
-                f"and n_tails were {self._fitted_shape}, not {self._shape_parameters()}."
-            )
+        else:
+            self._check_same_shape("warm_start=True")
         with working_device(self.device) as device, own_torch_state(device):
             tail = self.net_.module_ if again else self._new_tail()
             rows, valid_rows, kept = self._rows(X, y, sample_weight), None, None
@@ -396,8 +393,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            As in :meth:`fit`; and for labels that are not among the classes, or classes that
-            change.
+            As in :meth:`fit`; and for labels that are not among the classes, or classes,
+            ``layer``, ``hidden_layer_sizes`` or ``n_tails`` that change.
         """
         first = not hasattr(self, "net_")
         X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=first)
@@ -412,6 +409,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             self._start(classes)
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes={classes} is not what came before: {self.classes_}.")
+        if not first:
+            self._check_same_shape("partial_fit")
         rows = self._rows(X, y, sample_weight)
         several = isinstance(self.device, list)
         device = [self.net_.device] if several and not first else self.device
@@ -538,6 +537,13 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     def _shape_parameters(self):
         return self.layer, tuple(self.hidden_layer_sizes), self.n_tails
+
+    def _check_same_shape(self, what):
+        if self._shape_parameters() != self._fitted_shape:
+            raise ValueError(
+                f"{what} goes on with the network that is there; layer, hidden_layer_sizes and "
+                f"n_tails were {self._fitted_shape}, not {self._shape_parameters()}."
+            )
 
     def _new_tail(self):
         sizes = tuple(self.hidden_layer_sizes)

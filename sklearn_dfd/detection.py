@@ -129,7 +129,7 @@ def detect(estimator, X, *, threshold=None, pos_label=None):
                     called_pos[rows] = probability[rows] >= threshold
                 elif _calls_the_more_probable(estimator):
                     called_pos[rows] = chunk.argmax(axis=1) == column
-                elif len(rows):
+                else:
                     called = estimator.predict([images[row] for row in rows.tolist()])
                     called_pos[rows] = np.asarray(called) == classes[column]
                 break

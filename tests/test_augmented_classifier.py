@@ -12,13 +12,15 @@ from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_dfd import MobileNetV2Features, make_deepfake_pipeline
 from sklearn_dfd.augmentation import ImageAugmenter, View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.images import ImageError
+from sklearn_dfd.decoding import to_rgb
+from sklearn_dfd.images import ImageError, read_all
 
 
 @pytest.fixture(scope="module")
@@ -307,8 +309,26 @@ def test_photographs_are_named_and_not_their_views(pipe, photos):
         "1 of 24 images cannot be used: row 23 ('absent.jpg'): the file does not exist. Repair "
         "them, or leave them out."
     )
+    # behind a step that hands on images of another name, too
+    named = Pipeline([("same", FunctionTransformer(_through_bytes)), *pipe.steps])
+    faulty = [*photos.data[:-1], np.zeros((4, 4, 3), dtype=np.uint8)]
+    with pytest.raises(ImageError, match=r"^1 of 24 images cannot be used: row 23 .*bytes"):
+        AugmentedClassifier(named, n_views=2).fit(faulty, photos.target)
     with pytest.raises(ValueError, match="requires y to be passed"):
         AugmentedClassifier(pipe).fit(X, None)
+
+
+def _through_bytes(images):
+    """Hand on small images as files of nothing."""
+    return [b"nothing" if np.shape(read_all([x], to_rgb)[0])[0] < 8 else x for x in images]
+
+
+@pytest.mark.parametrize("n_val", [5, 12])
+def test_faulty_photographs_to_validate_on_are_named(n_val, pipe, photos):
+    X_val = [*photos.data[: n_val - 1], "absent.jpg"]
+    detector = AugmentedClassifier(pipe, n_views=1)
+    with pytest.raises(ImageError, match=rf"^1 of {n_val} .*row {n_val - 1} \('absent\.jpg'\)"):
+        detector.fit(photos.data[:6], photos.target[:6], X_val=X_val, y_val=[0] * n_val)
 
 
 def test_bad_input(pipe, photos):

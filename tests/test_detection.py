@@ -14,6 +14,7 @@ from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, Grou
 
 from sklearn_dfd import detect, detection, extraction, make_deepfake_pipeline
 from sklearn_dfd.augmentation import View
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
 
 
@@ -96,6 +97,19 @@ def test_an_unusable_image_costs_no_other_a_second_pass(pipe, files, monkeypatch
     monkeypatch.setattr(extraction, "_run", counted)
     detect(pipe, files)
     assert sum(passes) == 9
+
+
+@pytest.mark.parametrize("kind", [lambda pipe: pipe, lambda pipe: AugmentedClassifier(pipe)])
+def test_predict_is_not_asked_where_it_is_known_to_call_the_more_probable(
+    kind, pipe, photos, monkeypatch
+):
+    detector = kind(pipe)
+    if detector is not pipe:
+        detector.set_params(n_views=0).fit(photos.data, photos.target)
+    expected = detector.predict(photos.data)
+    monkeypatch.setattr(type(detector), "predict", lambda self, X: pytest.fail("read again"))
+    table = detect(detector, photos.data)
+    np.testing.assert_array_equal(table["label"], expected)
 
 
 def test_nothing_usable_is_a_table_too(pipe, tmp_path):

@@ -90,6 +90,8 @@ def test_fits_repeat_and_are_saved(blocks, block_data):
         ValueError, match=r"n_tails were \(15, \(32,\), 2\), not \(15, \(32,\), 3\)"
     ):
         loaded.set_params(n_tails=3).fit(X, y)
+    with pytest.raises(ValueError, match=r"^partial_fit goes on .* 2\), not \(15, \(32,\), 3\)"):
+        loaded.partial_fit(X, y)
 
 
 def test_files_from_before_there_were_several_go_on(blocks, block_data):
