@@ -48,7 +48,7 @@ def make_deepfake_pipeline(
         or what the preset says.
 
     preset : {"accurate"}, default=None
-        ``"accurate"`` takes several times as long to train and tells more apart: cut at block 4,
+        ``"accurate"`` takes many times as long to train and tells more apart: cut at block 4,
         it trains three tails on eight views of each photograph beside it, with smoothed labels,
         more dropout and a one-cycle learning rate, and judges by their mean, averaged weights and
         both mirror images.
