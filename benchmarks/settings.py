@@ -10,7 +10,7 @@ single tail, and so is the ground of all others: three take three times as long.
 ``own_blends=1`` one with parts of its own, changed. ``averaged_views=8`` averages the probabilities
 of so many views of what is judged, too. Each is trained on the first folds, of five by groups of
 photographs made from one another, always the same, and judged on what they leave out; settings that
-differ in how they judge alone are trained once. What is chance on one fold is large: 0.02 of ROC
+differ in how they judge alone are trained once. What is chance on one fold is large: 0.03 of ROC
 AUC is nothing.
 """
 
