@@ -4,9 +4,13 @@ After "Detecting Deepfakes with Self-Blended Images" (K. Shiohara, T. Yamasaki, 
 masks come from landmarks; these come from where eyes, nose and mouth of a centred face are.
 """
 
+from functools import partial
+
 import numpy as np
-from PIL import Image
 from scipy.ndimage import affine_transform, gaussian_filter
+
+from sklearn_dfd.decoding import load_rgb
+from sklearn_dfd.images import read_all
 
 # centre and half-axes, in shares of the sides
 _PARTS = {
@@ -41,11 +45,8 @@ def _moved(image, rng, far):
 
 def blend(photograph, donor, rng, side=160):
     """Return a fake, uint8 of shape (side, side, 3); a donor that is the photograph is changed."""
-    squashed = [
-        np.asarray(Image.open(path).convert("RGB").resize((side, side)), dtype=np.float32)
-        for path in (photograph, donor)
-    ]
-    face, other = squashed
+    pixels = read_all([photograph, donor], partial(load_rgb, image_size=side))
+    face, other = (image.astype(np.float32) for image in pixels)
     mask = _mask(rng, side)
     if photograph == donor:
         other = _moved(other, rng, far=2.5) * np.exp(rng.normal(0, 0.08, 3)) + rng.normal(0, 8)
