@@ -167,7 +167,13 @@ class TailNet(NeuralNet):
         """Whole batches of rows, shuffled in training."""
         if not training:
             return _Batches(dataset, EVALUATION_BATCH_SIZE)
-        return _Batches(dataset, self.batch_size, generator=self.generator, **self._batching())
+        return _Batches(
+            dataset,
+            self.batch_size,
+            generator=self.generator,
+            n_orders=len(self.module_.members()),
+            **self._batching(),
+        )
 
     def _batching(self):
         return {"join_single": self.module_.has_batch_norm()}
@@ -179,14 +185,17 @@ class TailNet(NeuralNet):
         return (loss * weight.to(y_pred.device)).mean()
 
     def train_step_single(self, batch, **fit_params):
-        """Gradients of the weighted cross-entropy plus ``l1_factor`` times the L1 norm."""
+        """Gradients of the weighted cross-entropy plus ``l1_factor`` times the L1 norm.
+
+        Of several tails each learns from a part of the batch of its own.
+        """
         self._set_training(True)
-        X, y_true = unpack_data(batch)
-        X = to_tensor(X, device=self.device)
-        total = torch.zeros((), device=self.device)
-        for tail in self.module_.members():  # the maps of one are given up before the next
-            loss = self.get_loss(tail(X), y_true)
-            loss.backward()
+        X, (y, weight) = unpack_data(batch)
+        tails, total = self.module_.members(), torch.zeros((), device=self.device)
+        parts = (part.chunk(len(tails)) for part in (to_tensor(X, device=self.device), y, weight))
+        for tail, X, y, weight in zip(tails, *parts, strict=True):
+            loss = self.get_loss(tail(X), (y, weight))
+            loss.backward()  # the maps of one are given up before the next
             total += loss.detach()
         if not math.isfinite(total.item()):
             raise self._error("loss", total.item())

@@ -41,18 +41,19 @@ class Rows(Dataset):
         single = len(self.order) - (n - 1) * batch_size == 1
         return n - 1 if join_single and n > 1 and single else n
 
-    def batches(self, batch_size, *, generator=None, join_single=False):
+    def batches(self, batch_size, *, generator=None, n_orders=1, join_single=False):
         """Yield ``(X, (y, weight))`` as tensors, shuffled where a generator is given.
 
-        With ``join_single``, a last batch of one row, whose statistics BatchNorm should not
-        learn from, joins the batch before it.
+        With ``n_orders``, all rows are there in so many orders, and a batch holds ``batch_size``
+        rows of the first, as many of the second, and so on. With ``join_single``, a last batch of
+        one row, whose statistics BatchNorm should not learn from, joins the batch before it.
         """
-        order = self.order
+        orders = [self.order] * n_orders
         if generator is not None:
-            order = order[torch.randperm(len(order), generator=generator).numpy()]
+            orders = [o[torch.randperm(len(o), generator=generator).numpy()] for o in orders]
         starts = batch_size * np.arange(self.n_batches(batch_size, join_single=join_single))
-        for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-            rows = order[start:stop]
+        for start, stop in zip(starts, [*starts[1:], len(self.order)], strict=True):
+            rows = np.concatenate([order[start:stop] for order in orders])
             yield (
                 torch.from_numpy(self.X[rows]),
                 (torch.from_numpy(self.y[rows]), torch.from_numpy(self.weight[rows])),

@@ -67,6 +67,17 @@ def test_order_differs_from_epoch_to_epoch():
     assert first != second
 
 
+def test_several_orders_in_one():
+    rows, generator = numbered_rows(10), seeded()
+    batches = numbers_in(rows.batches(4, generator=generator, n_orders=3))
+    assert [len(batch) for batch in batches] == [12, 12, 6]
+    thirds = [flat(np.split(np.array(batch), 3)[k] for batch in batches) for k in range(3)]
+    assert len({tuple(third) for third in thirds}) == 3
+    generator.manual_seed(0)
+    for third in thirds:
+        assert third == flat(numbers_in(rows.batches(4, generator=generator)))
+
+
 def test_rows_that_count():
     rows = numbered_rows(10, order=np.array([7, 2, 9, 4, 3]))
     assert len(rows) == 5

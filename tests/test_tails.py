@@ -9,6 +9,8 @@ from sklearn.base import clone
 from sklearn.metrics import accuracy_score, log_loss
 
 from sklearn_dfd import DeepFakeClassifier
+from sklearn_dfd.rows import Rows
+from sklearn_dfd.tail import Tail, Tails
 
 OPTIONS = pytest.mark.parametrize(
     "options",
@@ -27,19 +29,47 @@ def weights_of(clf):
 
 
 @OPTIONS
-def test_each_learns_as_it_would_alone(options, blocks, block_data):
-    blocks.set_params(dropout=0.0, **options)
-    alone = clone(blocks).fit(*block_data)
-    several = clone(blocks).set_params(n_tails=3).fit(*block_data)
-    (expected,) = weights_of(alone)
-    first, *others = weights_of(several)
-    for name, value in expected.items():
-        torch.testing.assert_close(first[name], value, rtol=0, atol=0, msg=name)
-    for other in others:
-        assert not torch.equal(other["head.0.weight"], first["head.0.weight"])
-        assert not torch.equal(
-            other["features.16.conv.0.0.weight"], first["features.16.conv.0.0.weight"]
-        )
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_each_learns_as_it_would_alone(number, options, blocks, block_data, monkeypatch):
+    """From a head of its own, and from rows in an order of its own."""
+    blocks.set_params(dropout=0.0, max_epochs=1, **options)
+    trained = weights_of(clone(blocks).set_params(n_tails=3).fit(*block_data))[number]
+    initialize, batches = Tail.initialize, Rows.batches
+
+    def initialize_later(tail, arrays, generator):
+        for _ in range(number):
+            initialize(tail, arrays, generator)
+        return initialize(tail, arrays, generator)
+
+    def later_batches(rows, batch_size, *, generator=None, **kwargs):
+        for _ in range(number if generator is not None else 0):
+            torch.randperm(len(rows), generator=generator)
+        return batches(rows, batch_size, generator=generator, **kwargs)
+
+    monkeypatch.setattr(Tail, "initialize", initialize_later)
+    monkeypatch.setattr(Rows, "batches", later_batches)
+    (alone,) = weights_of(blocks.fit(*block_data))
+    for name, value in alone.items():
+        torch.testing.assert_close(trained[name], value, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("changed", ["head", "order"])
+def test_tails_differ(changed, head, head_data, monkeypatch):
+    """By either alone."""
+    if changed == "head":
+        monkeypatch.setattr(torch, "randperm", lambda n, generator: torch.arange(n))
+    else:
+        initialize = Tails.initialize
+
+        def alike(tails, arrays, generator):
+            initialize(tails, arrays, generator)
+            for tail in tails.members():
+                tail.load_state_dict(tails.members()[0].state_dict())
+            return tails
+
+        monkeypatch.setattr(Tails, "initialize", alike)
+    first, second = weights_of(head.set_params(n_tails=2, dropout=0.0).fit(*head_data))
+    assert not torch.equal(first["head.0.weight"], second["head.0.weight"])
 
 
 def test_probabilities_are_the_mean_of_theirs(blocks, block_data):
@@ -67,8 +97,9 @@ def test_the_history_is_that_of_the_mean(head, head_data):
     assert penalty == pytest.approx(1e-4 * np.mean(norms), rel=1e-4)
 
 
-def test_dropout_is_another_for_each(head, head_data):
-    """Two tails that start alike part by dropout alone."""
+def test_dropout_is_another_for_each(head, head_data, monkeypatch):
+    """Two tails that start alike, and see rows in one order, part by dropout alone."""
+    monkeypatch.setattr(torch, "randperm", lambda n, generator: torch.arange(n))
     starts = DeepFakeClassifier("pool", n_tails=2, max_epochs=1, lr=0.0, random_state=0)
     starts.set_params(dropout=0.5, warm_start=True).fit(*head_data)
     first, second = starts.net_.module_.members()
