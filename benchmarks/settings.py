@@ -9,10 +9,10 @@ single tail, and so is the ground of all others: three take three times as long.
 ``blends=1`` adds a fake to each real photograph that is trained on, with parts of another;
 ``own_blends=1`` one with parts of its own, changed. ``averaged_views=8`` averages the probabilities
 of so many views of what is judged, too. ``faces=1`` cuts out the faces first, by OpenCV's frontal
-face detector (``pip install "opencv-python-headless<5"``). Each is trained on the first folds, of
-five by groups of photographs made from one another, always the same, and judged on what they leave
-out; settings that differ in how they judge alone are trained once. What is chance on one fold is
-large: 0.03 of ROC AUC is nothing.
+face detector (``pip install "opencv-python-headless<5"``). ``share=0.5`` trains on half of the
+groups. Each is trained on the first folds, of five by groups of photographs made from one another,
+always the same, and judged on what they leave out; settings that differ in how they judge alone are
+trained once. What is chance on one fold is large: 0.03 of ROC AUC is nothing.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from sklearn_dfd.images import read_all
 from sklearn_dfd.model_selection import find_source_groups
 
 _JUDGING = ("average_mirrored", "averaged_views")
-_MAKING = ("blends", "own_blends", "faces")
+_MAKING = ("blends", "own_blends", "faces", "share")
 _MARGIN = 1.25  # side of a crop, in sides of the detector's box
 
 
@@ -71,6 +71,12 @@ def detector_with(changes, **common):
     return make_deepfake_pipeline(
         layer, preset="accurate", random_state=0, **{**common, **changes}
     ).set_params(**views)
+
+
+def some_of(rows, groups, share):
+    """Draw so many of the groups of some rows, a smaller share from among those of a larger."""
+    drawn = np.random.default_rng(0).permutation(np.unique(groups[rows]))
+    return rows[np.isin(groups[rows], drawn[: round(share * len(drawn))])]
 
 
 def face_crops(X):
@@ -124,6 +130,7 @@ def main():
     for changes, alike in ways.values():
         scores = []
         for train, test in folds[: args.n_folds]:
+            train = some_of(train, groups, changes.get("share", 1))
             data, target = X[train], y[train]
             for name in ("blends", "own_blends"):
                 if name in changes:

@@ -88,9 +88,9 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         of the last step.
 
     n_tails : int, default=1
-        Tails to train, each with a head of its own that starts from other values, and dropout of
-        its own. The probabilities are the mean of theirs [5]_: what a single training ends with is
-        in part chance. Time and memory grow with them.
+        Tails to train, each with a head of its own that starts from other values, rows in an order
+        of its own, and dropout of its own. The probabilities are the mean of theirs [5]_: what a
+        single training ends with is in part chance. Time and memory grow with them.
 
     l1_factor : float, default=1e-4
         Weight of the L1 norm of all parameters of the tail, BatchNorm and biases included. That

@@ -96,7 +96,7 @@ class Tail(nn.Module):
 
 
 class Tails(nn.Module):
-    """Several tails that differ in their heads: they learn apart, and judge by their mean.
+    """Several tails that start from other heads: they learn apart, and judge by their mean.
 
     Parameters
     ----------
