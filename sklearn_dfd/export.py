@@ -1,7 +1,5 @@
-"""The detector for other runtimes: one file of ONNX or ExecuTorch, from images to probabilities."""
+"""The detector for other runtimes: one file of ONNX, from images to probabilities."""
 
-import copy
-import importlib
 import json
 import os
 import tempfile
@@ -12,21 +10,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_consistent_length, column_or_1d
 from torch import nn
 
 from sklearn_dfd._version import __version__
-from sklearn_dfd.augmented_classifier import AugmentedClassifier
-from sklearn_dfd.classifier import DeepFakeClassifier
 from sklearn_dfd.decoding import load_rgb, to_rgb
 from sklearn_dfd.devices import own_torch_state
-from sklearn_dfd.features import MobileNetV2Features
+from sklearn_dfd.executorch import to_executorch
+from sklearn_dfd.exportable import (
+    check_installed,
+    detector_steps,
+    file_metadata,
+    folded_blocks,
+    head_layers,
+)
 from sklearn_dfd.images import ImageError, as_image_list, describe, read_all, read_source
 from sklearn_dfd.metrics import bootstrap_interval
-from sklearn_dfd.mobilenet import Trunk, feature_shape, fold_batch_norm
+from sklearn_dfd.mobilenet import Trunk, feature_shape
 from sklearn_dfd.onnx_graph import OnnxGraph
 
 __all__ = ["measure_onnx_loss", "to_executorch", "to_onnx"]
@@ -121,8 +123,8 @@ def to_onnx(pipe, path, *, calibration_images=None):
     >>> json.loads(session.get_modelmeta().custom_metadata_map["classes"])
     [0, 1]
     """
-    features, classifier, mirrored = _steps(pipe)
-    _check_installed("onnx" if calibration_images is None else "onnxruntime", extra="onnx")
+    features, classifier, mirrored = detector_steps(pipe)
+    check_installed("onnx" if calibration_images is None else "onnxruntime", extra="onnx")
     graph = OnnxGraph()
     side = features.image_size
     x = graph.add_squash("images", side)
@@ -145,7 +147,7 @@ def to_onnx(pipe, path, *, calibration_images=None):
         x = graph.add("ReduceMean", x, axes=[0], keepdims=0, name="probabilities")
     model = graph.model(["n_images", "height", "width", 3], x, ["n_images", n_classes])
     model.producer_name, model.producer_version = "sklearn-dfd", __version__
-    for key, value in _metadata(features, classifier).items():
+    for key, value in file_metadata(features, classifier).items():
         model.metadata_props.add(key=key, value=value)
     if calibration_images is not None:
         model = _quantized(model, calibration_images, side)
@@ -248,15 +250,15 @@ def measure_onnx_loss(
     >>> f"{loss.max_difference:.3f}"
     '0.000'
     """
-    features, classifier, _ = _steps(pipe)
-    _check_installed("onnxruntime", extra="onnx")
+    features, classifier, _ = detector_steps(pipe)
+    check_installed("onnxruntime", extra="onnx")
     import onnxruntime
 
     images, y = as_image_list(X), column_or_1d(y)
     check_consistent_length(images, y, groups)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     written = json.loads(session.get_modelmeta().custom_metadata_map.get("classes", "null"))
-    classes = json.loads(_metadata(features, classifier)["classes"])
+    classes = json.loads(file_metadata(features, classifier)["classes"])
     if written != classes:
         raise ValueError(
             f"{os.fspath(path)!r} is the file of another detector: its classes are {written}, not "
@@ -300,184 +302,21 @@ def _auc_lost(y, both):
     return float(roc_auc_score(y, both[:, 0]) - roc_auc_score(y, both[:, 1]))
 
 
-@validate_params(
-    {"pipe": "no_validation", "path": [str, os.PathLike]}, prefer_skip_nested_validation=True
-)
-def to_executorch(pipe, path):
-    """Write a fitted detector as one ExecuTorch program, as torch's runtime for phones takes it.
-
-    The program takes an RGB image that is squashed to a square already, and does the rest:
-    normalisation, the network, and the probabilities. These differ from ``predict_proba`` by less
-    than 1e-4. It is lowered to XNNPACK, which computes on the CPUs of phones.
-
-    Parameters
-    ----------
-    pipe : Pipeline or AugmentedClassifier
-        Fitted, see :func:`to_onnx`.
-
-    path : str or path
-        File to write; its name usually ends in ``.pte``.
-
-    Raises
-    ------
-    TypeError
-        If ``pipe`` is another estimator, see :func:`to_onnx`.
-    NotFittedError
-        If ``pipe`` is not fitted.
-    ValueError
-        If the pipeline computes in bfloat16, which the file does not.
-    WeightsError
-        If the trunk's weights were left out when ``pipe`` was saved, and are not found.
-    ImportError
-        If executorch is not installed.
-
-    See Also
-    --------
-    to_onnx : A file that squashes images of any size itself, and takes many at a time.
-
-    Notes
-    -----
-    The method ``forward`` takes uint8 of shape (1, image_size, image_size, 3), upright RGB, one
-    image a call: a program has its memory laid out in advance. It returns float32 of shape
-    (1, n_classes).
-
-    Whoever squashes by another filter than Pillow's antialiased bilinear one, along the rows first
-    (``image.resize((side, image.height), PIL.Image.Resampling.BILINEAR)``, and the same again to
-    ``(side, side)``), gets other probabilities: measure the score with the filter that you ship.
-
-    Methods without arguments give what the metadata of an ONNX file hold, as strings: ``classes``
-    (JSON, in the order of the probabilities), ``layer``, ``image_size``, ``fingerprint`` and
-    ``sklearn_dfd``.
-
-    Examples
-    --------
-    >>> from sklearn_dfd.export import to_executorch
-    >>> to_executorch(pipe, "detector.pte")  # doctest: +SKIP
-    """
-    features, classifier, mirrored = _steps(pipe)
-    _check_installed("executorch.exir", extra="executorch")
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
-    side = features.image_size
-    with own_torch_state(torch.device("cpu")):
-        trunk = Trunk(features._trunk_arrays(), features.layer_)
-        model = _FromSquared(trunk, classifier.net_.module_, mirrored).eval()
-        example = torch.zeros((1, side, side, 3), dtype=torch.uint8)
-        program = to_edge_transform_and_lower(
-            torch.export.export(model, (example,)),
-            partitioner=[XnnpackPartitioner()],
-            constant_methods=_metadata(features, classifier),
-        ).to_executorch()
-    Path(path).write_bytes(program.buffer)
-
-
-class _FromSquared(nn.Module):
-    """From squashed pixels to probabilities, by modules that torch's converters know."""
-
-    def __init__(self, trunk, tail, mirrored):
-        super().__init__()
-        self.mirrored = mirrored
-        self.trunk = trunk
-        self.tails = nn.ModuleList(_FoldedTail(member) for member in tail.members())
-        self.requires_grad_(False)
-        for parameter in self.parameters():  # XNNPACK orders them itself, from torch's order only
-            parameter.data = parameter.clone(memory_format=torch.contiguous_format)
-
-    def forward(self, images):
-        if self.mirrored:
-            images = torch.cat([images, images.flip(2)])
-        rows = self.trunk(images)
-        x = sum(tail(rows).softmax(1) for tail in self.tails) / len(self.tails)
-        return x.mean(0, keepdim=True) if self.mirrored else x
-
-
-class _FoldedTail(nn.Module):
-    """From features to logits, by the trained blocks with BatchNorm folded in, and the head."""
-
-    def __init__(self, tail):
-        super().__init__()
-        self.shape = tail.input_shape
-        self.blocks = _folded_blocks(tail)
-        self.head = nn.Sequential(*(copy.deepcopy(layer).cpu() for layer in _head(tail)))
-
-    def forward(self, x):
-        if self.blocks is not None:
-            x = self.blocks(x.unflatten(1, self.shape)).mean((2, 3))
-        return self.head(x)
-
-
-def _check_installed(module, *, extra):
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{module.partition('.')[0]} is needed to write this file, and not installed here: "
-            f'pip install "sklearn-dfd[{extra}]".'
-        ) from error
-
-
-def _metadata(features, classifier):
-    """Collect what the reader of a file needs to know, as strings."""
-    return {
-        "classes": json.dumps(classifier.classes_.tolist(), default=str),
-        "layer": str(features.layer_),
-        "image_size": str(features.image_size),
-        "fingerprint": features.fingerprint_,
-        "sklearn_dfd": __version__,
-    }
-
-
-def _steps(pipe):
-    """Return both steps, fitted, and whether both mirror images are averaged."""
-    augmented = type(pipe) is AugmentedClassifier
-    inner = getattr(pipe, "estimator_", pipe.estimator) if augmented else pipe
-    steps = [step for _, step in inner.steps] if isinstance(inner, Pipeline) else []
-    if [type(step) for step in steps] != [MobileNetV2Features, DeepFakeClassifier]:
-        known = " and ".join(type(step).__name__ for step in steps) or type(inner).__name__
-        hint = " Pass its best_estimator_." if hasattr(pipe, "best_estimator_") else ""
-        raise TypeError(
-            "what can be written is a Pipeline of MobileNetV2Features and DeepFakeClassifier, or "
-            f"an AugmentedClassifier of one, not {'one of ' if augmented else ''}{known}.{hint}"
-        )
-    check_is_fitted(pipe)
-    if steps[0].precision != "float32":
-        where = "estimator_." if augmented else ""
-        raise ValueError(
-            f"the pipeline computes in {steps[0].precision} and the file would not: "
-            f'{where}set_params(features__precision="float32"), and see whether it still is as '
-            "good."
-        )
-    return *steps, augmented and pipe.average_mirrored
-
-
 def _add_tail(graph, tail, x, shape):
     """Add the trained blocks and the head, from features to logits."""
     if tail.input_shape != shape:
         x = graph.add("Reshape", x, graph.constant(np.array([-1, *tail.input_shape])))
-    blocks = _folded_blocks(tail)
+    blocks = folded_blocks(tail)
     if blocks is not None:
         x = graph.add("GlobalAveragePool", graph.add_blocks(blocks, x))
     x = graph.add("Flatten", x)
-    for layer in _head(tail):
+    for layer in head_layers(tail):
         if isinstance(layer, nn.Linear):
             weight, bias = graph.constant(layer.weight), graph.constant(layer.bias)
             x = graph.add("Gemm", x, weight, bias, transB=1)
         else:
             x = graph.add("Relu", x)
     return x
-
-
-def _folded_blocks(tail):
-    """Copy the trained blocks, with BatchNorm folded in; None where there are none."""
-    if tail.features is None:
-        return None
-    return fold_batch_norm(copy.deepcopy(tail.features).cpu().eval().requires_grad_(False))
-
-
-def _head(tail):
-    """Leave out dropout, which does nothing when one predicts."""
-    return [layer for layer in tail.head if isinstance(layer, nn.Linear | nn.ReLU)]
 
 
 def _quantized(model, images, side):
