@@ -117,7 +117,7 @@ for learn, test in thirds.split(X, y, groups):
     train, valid = train_test_split(rows, test_size=1 / 3, stratify=target, random_state=0)
     judge(NAMES[0], data[train], target[train], data[valid], target[valid], group[valid])
 
-    by_group = OriginalsSplit(StratifiedGroupKFold(3, shuffle=True, random_state=0))
+    by_group = OriginalsSplit(StratifiedGroupKFold(5, shuffle=True, random_state=0))
     for train, valid in by_group.split(data, target, group):
         judge(NAMES[1], data[train], target[train], data[valid], target[valid], group[valid])
 
