@@ -154,14 +154,16 @@ figure.savefig(args.output / "leakage.png", dpi=120)
 
 
 def where(accuracy):
-    """Say whether validation by group foretold a figure."""
-    return "inside" if low <= accuracy <= high else "outside"
+    """Say how near validation by group came to a figure."""
+    if accuracy > high:
+        return f"{accuracy - high:.3f} above it"
+    return "in it" if accuracy >= low else f"{low - accuracy:.3f} below it"
 
 
 print(
     f"\nWith copies on both sides of the split the detector seemed to be right {100 * fooled:.0f} "
     f"times of 100, on new photographs it is {100 * tested:.0f} times. Validation by group said "
     f"{100 * foretold:.0f} times, {100 * low:.0f} to {100 * high:.0f} by its interval: the test is "
-    f"{where(tested)} of it, the figure with copies {where(fooled)}. The picture is in "
+    f"{where(tested)}, the figure with copies {where(fooled)}. The picture is in "
     f"{args.output / 'leakage.png'}."
 )
