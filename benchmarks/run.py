@@ -19,9 +19,9 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from works import N_ROWS, N_VALID
 
+from sklearn_dfd._core.network.mobilenet import architecture
+from sklearn_dfd._core.network.tail import Tail
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.mobilenet import architecture
-from sklearn_dfd.tail import Tail
 
 N_IMAGES = 200  # of each size
 N_EPOCHS = 2  # of the whole training

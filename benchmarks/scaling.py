@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features
+from sklearn_dfd._core.network.mobilenet import feature_shape
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.feature_matrix import extract_feature_matrix
-from sklearn_dfd.mobilenet import feature_shape
+from sklearn_dfd.export import extract_feature_matrix
 
 
 def jpegs(n, side=600):

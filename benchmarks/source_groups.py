@@ -17,8 +17,8 @@ from time import process_time
 import numpy as np
 from joblib import Parallel
 
-from sklearn_dfd.source_groups import find_source_groups
-from sklearn_dfd.thumbnails import matches
+from sklearn_dfd._core.copies.thumbnails import matches
+from sklearn_dfd.model_selection import find_source_groups
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", type=Path, help="folder with photographs in sub-folders")

@@ -16,8 +16,8 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd._core.runtime.heap import kept_heap
 from sklearn_dfd.feature_store import IN_PROCESS
-from sklearn_dfd.heap import kept_heap
 
 N_ROWS, N_VALID = 1305, 327
 GRID = {"lr": [1e-5, 3e-5, 1e-4, 3e-4], "l1_factor": [0, 1e-5, 1e-4]}

@@ -20,7 +20,8 @@ from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.augmentation import View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.weights import WeightsError, load_weights
+from sklearn_dfd.exceptions import WeightsError
+from sklearn_dfd.weights import load_weights
 
 parser = argparse.ArgumentParser(description="See views of photographs, and what they are worth.")
 parser.add_argument(

@@ -19,8 +19,9 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd.exceptions import WeightsError
 from sklearn_dfd.model_selection import train_test_group_split
-from sklearn_dfd.weights import WeightsError, load_weights
+from sklearn_dfd.weights import load_weights
 
 parser = argparse.ArgumentParser(description="Calibrate the probabilities of a detector.")
 parser.add_argument(

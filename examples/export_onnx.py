@@ -15,8 +15,8 @@ import numpy as np
 
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.distortions import distort
 from sklearn_dfd.export import measure_onnx_loss, to_onnx
+from sklearn_dfd.robustness import distort
 
 parser = argparse.ArgumentParser(description="Compare a detector with its ONNX files.")
 parser.add_argument(

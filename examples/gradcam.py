@@ -20,8 +20,9 @@ from sklearn.model_selection import GroupShuffleSplit
 
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd.exceptions import WeightsError
 from sklearn_dfd.inspection import GradCAMDisplay
-from sklearn_dfd.weights import WeightsError, load_weights
+from sklearn_dfd.weights import load_weights
 
 parser = argparse.ArgumentParser(description="See where a detector's evidence lies.")
 parser.add_argument(

@@ -23,10 +23,11 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.augmentation import augment
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
-from sklearn_dfd.distortions import distort
+from sklearn_dfd.exceptions import WeightsError
 from sklearn_dfd.metrics import bootstrap_interval
 from sklearn_dfd.model_selection import OriginalsSplit, check_leakage, find_source_groups
-from sklearn_dfd.weights import WeightsError, load_weights
+from sklearn_dfd.robustness import distort
+from sklearn_dfd.weights import load_weights
 
 parser = argparse.ArgumentParser(description="Show what copies on both sides of a split do.")
 parser.add_argument(

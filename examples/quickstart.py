@@ -21,8 +21,9 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, GroupShuffleSplit,
 
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd.exceptions import WeightsError
 from sklearn_dfd.inspection import TrainingHistoryDisplay
-from sklearn_dfd.weights import WeightsError, load_weights
+from sklearn_dfd.weights import load_weights
 
 parser = argparse.ArgumentParser(description="Train, test and save a detector of edited photos.")
 parser.add_argument(

@@ -20,10 +20,11 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from sklearn_dfd import detect, make_deepfake_pipeline
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
+from sklearn_dfd.exceptions import WeightsError
 from sklearn_dfd.metrics import bootstrap_interval, equal_error_rate, tpr_at_fpr
 from sklearn_dfd.model_selection import find_source_groups
 from sklearn_dfd.robustness import RobustnessDisplay, evaluate_robustness
-from sklearn_dfd.weights import WeightsError, load_weights
+from sklearn_dfd.weights import load_weights
 
 parser = argparse.ArgumentParser(description="Examine a detector of edited photos.")
 parser.add_argument(

@@ -4,8 +4,8 @@ Which photographs belong together, where nobody wrote it down
 
 A fake is often made from a photograph that is in the set too. If one of the two is trained on and
 the other tested on, the score says less than it seems to. This script measures how well
-:func:`sklearn_dfd.source_groups.find_copies` finds such pairs, on edits that it makes itself, then
-looks for pairs among your photographs, and draws them for you to judge.
+:func:`sklearn_dfd.model_selection.find_copies` finds such pairs, on edits that it makes itself,
+then looks for pairs among your photographs, and draws them for you to judge.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from sklearn.datasets import load_sample_images
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from sklearn_dfd.datasets import load_image_folder
-from sklearn_dfd.model_selection import LeakageError, check_leakage, find_source_groups
-from sklearn_dfd.source_groups import find_copies
+from sklearn_dfd.exceptions import LeakageError
+from sklearn_dfd.model_selection import check_leakage, find_copies, find_source_groups
 
 parser = argparse.ArgumentParser(
     description="Find images that were made from one photograph.",

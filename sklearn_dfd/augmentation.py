@@ -6,29 +6,34 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
-from sklearn.base import BaseEstimator, _fit_context
-from sklearn.utils import Bunch, _safe_indexing, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
-from sklearn.utils.validation import _num_samples, column_or_1d
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from PIL import Image, ImageEnhance, ImageOps
+from sklearn.base import BaseEstimator
+from sklearn.utils import Bunch, check_random_state
+from sklearn.utils.validation import column_or_1d
 
-from sklearn_dfd.decoding import to_rgb
-from sklearn_dfd.distortions import DISTORTIONS
-from sklearn_dfd.groups import check_groups, check_groups_of_views
-from sklearn_dfd.images import (
+from sklearn_dfd._core.groups import check_groups, check_groups_of_views
+from sklearn_dfd._core.images.decoding import to_rgb
+from sklearn_dfd._core.images.distortions import DISTORTIONS
+from sklearn_dfd._core.images.sources import (
     ImageView,
     as_image_list,
     describe,
     number_by_origin,
     read_all,
 )
+from sklearn_dfd._core.sklearn_private import (
+    Interval,
+    StrOptions,
+    fit_context,
+    num_samples,
+    safe_indexing,
+    validate_params,
+)
 
 __all__ = ["ImageAugmenter", "View", "augment"]
 
-# Views are drawn here, since the random transforms of torchvision draw from torch's global
-# generator, and made by its functions; those leave blur and JPEG to tensors, which takes longer.
+# Views are drawn here and made by Pillow: the random transforms of torchvision draw from torch's
+# global generator, call the same functions of Pillow, and take seconds to import.
 
 # Pixels of the longer side. Of what blur and JPEG do to single pixels of a larger photograph
 # nothing is left at the size that a network sees, and it would take a second.
@@ -38,7 +43,7 @@ _LONGEST_SHARED = 1024
 def _gentle(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
     """Mirror, crop and recolour: what leaves the traces of an edit as they are."""
     if random_state.uniform() < 0.5:
-        image = F.horizontal_flip(image)
+        image = ImageOps.mirror(image)
     image = _random_crop(image, random_state)
     return _recoloured(image, random_state) if random_state.uniform() < 0.5 else image
 
@@ -47,16 +52,16 @@ def _sharing(image: Image.Image, random_state: np.random.RandomState) -> Image.I
     """Change a photograph as taking, editing and sharing it does."""
     draw = random_state.uniform
     if draw() < 0.5:
-        image = F.horizontal_flip(image)
+        image = ImageOps.mirror(image)
     image = _random_crop(image, random_state)
     if max(image.size) > _LONGEST_SHARED:
         image = DISTORTIONS["resize"].apply(image, _LONGEST_SHARED / max(image.size))
     if draw() < 0.5:
         image = _recoloured(image, random_state)
     if draw() < 0.25:
-        size = F.get_size(image)
+        size = image.size
         image = DISTORTIONS["resize"].apply(image, draw(0.5, 0.9))
-        image = F.resize(image, size, InterpolationMode.BICUBIC)
+        image = image.resize(size, Image.Resampling.BICUBIC)
     if draw() < 0.25:
         image = DISTORTIONS["blur"].apply(image, draw(0.2, 1.5))
     if draw() < 0.5:
@@ -66,13 +71,13 @@ def _sharing(image: Image.Image, random_state: np.random.RandomState) -> Image.I
 
 def _recoloured(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
     """Change brightness, contrast and saturation by up to 20 %."""
-    for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
-        image = adjust(image, random_state.uniform(0.8, 1.2))
+    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhancer(image).enhance(random_state.uniform(0.8, 1.2))
     return image
 
 
 def _mirrored(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
-    return F.horizontal_flip(image)
+    return ImageOps.mirror(image)
 
 
 def _random_crop(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
@@ -86,12 +91,12 @@ def _random_crop(image: Image.Image, random_state: np.random.RandomState) -> Ima
         kept = min(side, round(side * share))
         box.append((random_state.randint(side - kept + 1), kept))
     (left, width), (top, height) = box
-    return F.crop(image, top, left, height, width)
+    return image.crop((left, top, left + width, top + height))
 
 
 def _contrast(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
     """Flip both ways and stretch the contrast."""
-    for change in (F.horizontal_flip, F.vertical_flip, F.autocontrast, F.equalize):
+    for change in (ImageOps.mirror, ImageOps.flip, ImageOps.autocontrast, ImageOps.equalize):
         if random_state.uniform() < 0.5:
             image = change(image)
     return image
@@ -245,8 +250,8 @@ class ImageAugmenter(BaseEstimator):
 
     Notes
     -----
-    Views are made by the functions of ``torchvision.transforms.v2``, blur and JPEG by Pillow. What
-    happens is drawn by generators of their own, so that torch's is left alone.
+    Views are made by Pillow, from random numbers of their own: torch's global generator is left
+    alone.
 
     ``DeepFakeClassifier(early_stopping=True)`` behind this sampler would set aside views of
     photographs that it trains on. Pass it photographs of its own to validate on (``X_val``), or
@@ -279,7 +284,7 @@ class ImageAugmenter(BaseEstimator):
         self.keep_originals = keep_originals
         self.random_state = random_state
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit_resample(self, X, y):
         """Return photographs and their views, with their targets; nothing is read.
 
@@ -311,7 +316,7 @@ class ImageAugmenter(BaseEstimator):
             images, self.n_views, self.recipe, self.keep_originals, self.random_state
         )
         self.sample_indices_ = rows
-        return data, _safe_indexing(y, rows)
+        return data, safe_indexing(y, rows)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -411,7 +416,7 @@ def augment(
 
 
 def _check_length(name, values, images):
-    n_values = _num_samples(values)
+    n_values = num_samples(values)
     if n_values != len(images):
         raise ValueError(f"{name} has {n_values} values for {len(images)} images: pass one each.")
 

@@ -4,16 +4,17 @@ from numbers import Integral
 
 import numpy as np
 from sklearn import config_context, get_config
-from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter
 
+from sklearn_dfd._core.callbacks import CallbackSupportMixin, training_data
+from sklearn_dfd._core.images.sources import as_image_list, describe
+from sklearn_dfd._core.persistence import restored_state, saved_state
+from sklearn_dfd._core.sklearn_private import HasMethods, Interval, fit_context
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
-from sklearn_dfd.callbacks import CallbackSupportMixin, training_data
-from sklearn_dfd.images import ImageError, as_image_list, describe
-from sklearn_dfd.persistence import restored_state, saved_state
+from sklearn_dfd.exceptions import ImageError
 
 
 class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
@@ -100,7 +101,7 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         self.average_mirrored = average_mirrored
         self.random_state = random_state
 
-    @_fit_context(prefer_skip_nested_validation=False)
+    @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None):
         """Train on photographs and their views.
 

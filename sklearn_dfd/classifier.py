@@ -7,28 +7,28 @@ from os import PathLike
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import assert_all_finite, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
-    _check_sample_weight,
     check_consistent_length,
     check_is_fitted,
     column_or_1d,
     validate_data,
 )
 
-from sklearn_dfd.callbacks import CallbackSupportMixin, NoCallbacks, training_data
-from sklearn_dfd.devices import own_torch_state, resolve_device, working_device
-from sklearn_dfd.groups import check_groups
-from sklearn_dfd.heap import kept_heap
-from sklearn_dfd.mobilenet import LAST_BLOCK, tail_input_shape
-from sklearn_dfd.net import LossError, TailNet
-from sklearn_dfd.persistence import restored_state, saved_state
-from sklearn_dfd.rows import Rows, distinct_rows, set_aside
-from sklearn_dfd.tail import Tail, Tails
+from sklearn_dfd._core.callbacks import CallbackSupportMixin, NoCallbacks, training_data
+from sklearn_dfd._core.groups import check_groups
+from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, tail_input_shape
+from sklearn_dfd._core.network.rows import Rows, distinct_rows, set_aside
+from sklearn_dfd._core.network.tail import Tail, Tails
+from sklearn_dfd._core.network.training import TailNet
+from sklearn_dfd._core.persistence import restored_state, saved_state
+from sklearn_dfd._core.runtime.devices import own_torch_state, resolve_device, working_device
+from sklearn_dfd._core.runtime.heap import kept_heap
+from sklearn_dfd._core.sklearn_private import Interval, StrOptions, check_sample_weight, fit_context
+from sklearn_dfd.exceptions import LossError
 from sklearn_dfd.weights import load_weights
 
 _LARGEST = 1e30  # of a parameter that float32 must still hold after Adam's corrections
@@ -283,7 +283,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None):
         """Train the tail.
 
@@ -365,7 +365,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 self._train(rows, valid_rows, self.max_epochs, task, data)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Train one epoch on the given rows, going on from the present weights.
 
@@ -481,7 +481,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         check_consistent_length(X, y)
         assert_all_finite(y, input_name="y")
         check_classification_targets(y)
-        return X, y, _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        return X, y, check_sample_weight(sample_weight, X, ensure_non_negative=True)
 
     def _check_features(self, X, *, reset, name="X"):
         # values out of range are not finite then, and reported below; the sum of large ones may be

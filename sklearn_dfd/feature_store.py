@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sklearn_dfd.forking import ForkGate
+from sklearn_dfd._core.runtime.forking import ForkGate
 
 SCHEMA_VERSION = 1
 _CLAIM_SECONDS = 120

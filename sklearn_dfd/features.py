@@ -7,25 +7,26 @@ from os import PathLike
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
-from sklearn_dfd.callbacks import CallbackSupportMixin
-from sklearn_dfd.devices import (
+from sklearn_dfd._core.callbacks import CallbackSupportMixin
+from sklearn_dfd._core.extraction import Extraction
+from sklearn_dfd._core.images.sources import as_image_list, describe, rows_of_nan
+from sklearn_dfd._core.network.engines import onnx_engine, resolve_engine, torch_engine
+from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
+from sklearn_dfd._core.persistence import restored_state, saved_state
+from sklearn_dfd._core.runtime.devices import (
     in_halves,
     one_core_threads,
     own_torch_state,
     resolve_device,
     working_device,
 )
-from sklearn_dfd.engines import onnx_engine, resolve_engine, torch_engine
-from sklearn_dfd.extraction import Extraction
+from sklearn_dfd._core.sklearn_private import Interval, StrOptions, fit_context
+from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore, open_store
-from sklearn_dfd.images import ImageError, as_image_list, describe
-from sklearn_dfd.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
-from sklearn_dfd.persistence import restored_state, saved_state
 from sklearn_dfd.weights import find_weights, fingerprint, load_weights
 
 # changes whenever the same bytes would give other features: rows kept under an older one are
@@ -199,7 +200,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         self.verbose = verbose
         self.store_weights_in_pickle = store_weights_in_pickle
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Load the weights; the images are counted, not read.
 
@@ -269,48 +270,10 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             An OSError and a ValueError: the transformer was saved without its weights, and
             ``weights`` does not give them.
         """
-        features, failures = self._extract(X)
+        features, failures = features_and_failures(self, X)
         if failures:
-            warnings.warn(_rows_of_nan(failures, len(features)), stacklevel=2)
+            warnings.warn(rows_of_nan(failures, len(features)), stacklevel=2)
         return features
-
-    def _extract(self, X):
-        """Return the features, and row, name and reason of each image whose row is NaN."""
-        check_is_fitted(self)
-        images = as_image_list(X)
-        if hasattr(self, "n_features_in_") and len(getattr(X, "shape", ())) == 2:
-            validate_data(self, X, reset=False, skip_check_array=True)
-        recipe = f"{self.fingerprint_} {self.layer_} {self.image_size} {_PREPROCESSING}"
-        if self.precision != "float32":
-            recipe += f" {self.precision}"
-        go_on = self.on_error == "nan"
-        with one_core_threads(self.n_jobs) as pool:
-            extraction = Extraction(
-                images,
-                self._n_features(),
-                recipe,
-                open_store(self.memory),
-                pool,
-                self.max_pixels,
-            )
-            extraction.survey()
-            if extraction.missing and (go_on or not extraction.failures):
-                with (
-                    working_device(self.device, fitted=True),
-                    tqdm(
-                        total=len(extraction.missing), unit="image", disable=not self.verbose
-                    ) as bar,
-                ):
-                    run, batch_size = self._network()
-                    extraction.compute(
-                        run, self.image_size, batch_size, go_on=go_on, progress=bar.update
-                    )
-        features, faults = extraction.features, extraction.failures
-        failures = [(row, describe(images[row]), faults[row]) for row in sorted(faults)]
-        if failures and not go_on:
-            raise ImageError(failures, len(images))
-        features[sorted(faults)] = np.nan
-        return features, failures
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns: ``mobilenetv2_block15_0`` and so on.
@@ -346,18 +309,12 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         """Return the trunk as a function from pixels to rows, and the batch size."""
         device = resolve_device(self.device, fitted=True)
         engine = resolve_engine(self.engine, device, self.precision, fitted=True)
-        weights = _Weights(self._trunk_arrays(), self.fingerprint_)
+        weights = _Weights(trunk_weights(self), self.fingerprint_)
         run = _trunk(weights, self.layer_, device, engine, self.precision)
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = _CPU_BATCH_SIZE if device.type == "cpu" else _GPU_BATCH_SIZE
         return run, batch_size
-
-    def _trunk_arrays(self):
-        """Return the weights, found again where a file left them out."""
-        if hasattr(self, "weights_"):
-            return self.weights_
-        return find_weights(self.weights, trunk_names(self.layer_), self.fingerprint_)
 
     def __getstate__(self):
         """Leave the weights out where ``store_weights_in_pickle`` says so."""
@@ -374,9 +331,54 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         return int(np.prod(feature_shape(self.layer_, self.image_size)))
 
 
-def _rows_of_nan(failures, n_images):
-    """Say which rows are NaN, and why."""
-    return str(ImageError(failures, n_images, hint="Their rows are NaN.", n_shown=None))
+def features_and_failures(transformer, X):
+    """Return the features, and row, name and reason of each image whose row is NaN."""
+    check_is_fitted(transformer)
+    images = as_image_list(X)
+    if hasattr(transformer, "n_features_in_") and len(getattr(X, "shape", ())) == 2:
+        validate_data(transformer, X, reset=False, skip_check_array=True)
+    recipe = (
+        f"{transformer.fingerprint_} {transformer.layer_} {transformer.image_size} {_PREPROCESSING}"
+    )
+    if transformer.precision != "float32":
+        recipe += f" {transformer.precision}"
+    go_on = transformer.on_error == "nan"
+    with one_core_threads(transformer.n_jobs) as pool:
+        extraction = Extraction(
+            images,
+            transformer._n_features_out,
+            recipe,
+            open_store(transformer.memory),
+            pool,
+            transformer.max_pixels,
+        )
+        extraction.survey()
+        if extraction.missing and (go_on or not extraction.failures):
+            with (
+                working_device(transformer.device, fitted=True),
+                tqdm(
+                    total=len(extraction.missing), unit="image", disable=not transformer.verbose
+                ) as bar,
+            ):
+                run, batch_size = transformer._network()
+                extraction.compute(
+                    run, transformer.image_size, batch_size, go_on=go_on, progress=bar.update
+                )
+    features, faults = extraction.features, extraction.failures
+    failures = [(row, describe(images[row]), faults[row]) for row in sorted(faults)]
+    if failures and not go_on:
+        raise ImageError(failures, len(images))
+    features[sorted(faults)] = np.nan
+    return features, failures
+
+
+def trunk_weights(transformer):
+    """Return the weights, found again where a file left them out."""
+    if hasattr(transformer, "weights_"):
+        return transformer.weights_
+    return find_weights(
+        transformer.weights, trunk_names(transformer.layer_), transformer.fingerprint_
+    )
 
 
 class _Weights:

@@ -5,10 +5,10 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.metrics import make_scorer, roc_curve
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.multiclass import type_of_target
 
-from sklearn_dfd.groups import check_groups
+from sklearn_dfd._core.groups import check_groups
+from sklearn_dfd._core.sklearn_private import Interval, validate_params
 
 __all__ = [
     "bootstrap_interval",

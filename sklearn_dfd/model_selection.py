@@ -5,19 +5,21 @@ from typing import Any
 
 import numpy as np
 from sklearn.model_selection import BaseCrossValidator, GroupKFold, StratifiedGroupKFold
-from sklearn.utils import _safe_indexing, check_random_state, indexable
-from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils import check_random_state, indexable
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import _num_samples, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
-from sklearn_dfd.groups import check_groups, check_groups_of_views, too_few_groups
-from sklearn_dfd.images import ImageView, as_image_list, describe, number_by_origin
-from sklearn_dfd.source_groups import LeakageError, check_leakage, find_source_groups
+from sklearn_dfd._core.copies.source_groups import check_leakage, find_copies, find_source_groups
+from sklearn_dfd._core.groups import check_groups, check_groups_of_views, too_few_groups
+from sklearn_dfd._core.images.sources import ImageView, as_image_list, describe, number_by_origin
+from sklearn_dfd._core.sklearn_private import Interval, num_samples, safe_indexing, validate_params
+from sklearn_dfd.exceptions import LeakageError
 
 __all__ = [
     "LeakageError",
     "OriginalsSplit",
     "check_leakage",
+    "find_copies",
     "find_source_groups",
     "train_test_group_split",
 ]
@@ -123,7 +125,7 @@ class OriginalsSplit(BaseCrossValidator):
                 fewer = f"{n_groups} splits at most, or "
             what = f"in {n_groups} group(s): use {fewer}photographs of more groups"
             raise ValueError(
-                f"{error} {type(self.cv).__name__} was given {_num_samples(X)} photographs, which "
+                f"{error} {type(self.cv).__name__} was given {num_samples(X)} photographs, which "
                 f"are {what if n_groups else 'in no groups: pass groups'}."
             ) from error
 
@@ -163,7 +165,7 @@ class OriginalsSplit(BaseCrossValidator):
                 check_groups_of_views(images, groups)
         else:
             is_original = column_or_1d(self.is_original)
-            n_samples = _num_samples(X)
+            n_samples = num_samples(X)
             if len(is_original) != n_samples:
                 raise ValueError(
                     f"is_original has {len(is_original)} values for {n_samples} rows of X. It "
@@ -209,8 +211,8 @@ class OriginalsSplit(BaseCrossValidator):
 
 
 def _indexable(X, y, groups):
-    n_samples = _num_samples(X)
-    n_targets = n_samples if y is None else _num_samples(y)
+    n_samples = num_samples(X)
+    n_targets = n_samples if y is None else num_samples(y)
     if n_targets != n_samples:
         raise ValueError(f"y has {n_targets} values for {n_samples} rows of X: pass one each.")
     if groups is not None:
@@ -224,7 +226,7 @@ def _check_splitter(cv):
 
 
 def _rows(rows, X, y, groups):
-    return tuple(None if a is None else _safe_indexing(a, rows) for a in (X, y, groups))
+    return tuple(None if a is None else safe_indexing(a, rows) for a in (X, y, groups))
 
 
 def _codes(values):
@@ -342,7 +344,7 @@ def train_test_group_split(
     if not arrays:
         raise ValueError("Nothing to split: pass at least one array.")
     arrays = indexable(*arrays)
-    n_samples = _num_samples(arrays[0])
+    n_samples = num_samples(arrays[0])
     groups = check_groups(groups, n_samples)
     if stratify is not None and len(stratify) != n_samples:
         raise ValueError(f"stratify has {len(stratify)} values for {n_samples} rows: one each.")
@@ -379,7 +381,7 @@ def train_test_group_split(
             f"{n_samples} rows; make it larger, or use more groups."
         )
     sides = [np.flatnonzero(part[group_codes] == side) for side in range(len(names))]
-    return [_safe_indexing(array, rows) for array in arrays for rows in sides]
+    return [safe_indexing(array, rows) for array in arrays for rows in sides]
 
 
 def _share_out(counts, goal, order):

@@ -3,8 +3,8 @@
 from typing import Any
 
 from sklearn.pipeline import Pipeline
-from sklearn.utils._param_validation import StrOptions, validate_params
 
+from sklearn_dfd._core.sklearn_private import StrOptions, validate_params
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.classifier import DeepFakeClassifier
 from sklearn_dfd.features import MobileNetV2Features

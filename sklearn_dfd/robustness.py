@@ -9,17 +9,17 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils._optional_dependencies import check_matplotlib_support, check_pandas_support
-from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from sklearn_dfd.decoding import RawImage, check_header, to_rgb
-from sklearn_dfd.distortions import DISTORTIONS, check_level
-from sklearn_dfd.groups import check_groups
-from sklearn_dfd.images import as_image_list, read_all
+from sklearn_dfd._core.groups import check_groups
+from sklearn_dfd._core.images.decoding import RawImage, check_header, to_rgb
+from sklearn_dfd._core.images.distortions import DISTORTIONS, check_level, distort
+from sklearn_dfd._core.images.sources import as_image_list, read_all
+from sklearn_dfd._core.sklearn_private import HasMethods, Interval, validate_params
+from sklearn_dfd._core.validation import import_extra
 from sklearn_dfd.metrics import bootstrap_interval
 
-__all__ = ["RobustnessDisplay", "evaluate_robustness"]
+__all__ = ["RobustnessDisplay", "distort", "evaluate_robustness"]
 
 _CHUNK = 64  # images judged together
 _CHUNK_PIXELS = 2**24  # of all of them together, from which on no other is added
@@ -92,7 +92,7 @@ def evaluate_robustness(
         What belongs together, and is resampled together for the intervals.
 
     distortions : dict of str to list of levels, default=None
-        What to do to the images, see :func:`~sklearn_dfd.distortions.distort`. None for
+        What to do to the images, see :func:`~sklearn_dfd.robustness.distort`. None for
         ``{"jpeg": [90, 70, 50, 30], "resize": [0.75, 0.5, 0.25], "blur": [1, 2, 3],
         "noise": [5, 10, 20], "brightness": [0.5, 0.75, 1.25, 1.5]}``.
 
@@ -159,7 +159,7 @@ def evaluate_robustness(
     >>> results["distortion"].tolist(), results["level"].tolist()
     (['none', 'jpeg', 'jpeg'], [nan, 90.0, 30.0])
     """
-    pandas = check_pandas_support("evaluate_robustness")
+    pandas = import_extra("pandas", "evaluate_robustness")
     check_is_fitted(estimator)
     conditions = _conditions(distortions)
     images = as_image_list(X)
@@ -259,7 +259,7 @@ class RobustnessDisplay:
     See Also
     --------
     evaluate_robustness : Computes the scores.
-    sklearn_dfd.distortions.distort : Tells what the distortions are.
+    sklearn_dfd.robustness.distort : Tells what the distortions are.
 
     Examples
     --------
@@ -303,7 +303,7 @@ class RobustnessDisplay:
         display : RobustnessDisplay
             Its ``results`` are those of :func:`evaluate_robustness`, which says what it raises.
         """
-        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        import_extra("matplotlib", f"{cls.__name__}.from_estimator")
         return cls(evaluate_robustness(estimator, X, y, **options)).plot(ax=ax)
 
     def plot(self, ax=None):
@@ -328,8 +328,7 @@ class RobustnessDisplay:
         ValueError
             If ``results`` holds no distortion, or ``ax`` is not one Axes for each.
         """
-        check_matplotlib_support(f"{type(self).__name__}.plot")
-        import matplotlib.pyplot as plt
+        plt = import_extra("matplotlib.pyplot", f"{type(self).__name__}.plot")
 
         names = list(dict.fromkeys(name for name in self.results["distortion"] if name != "none"))
         if not names:

@@ -11,16 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.models import MobileNet_V2_Weights
 
-from sklearn_dfd.mobilenet import architecture
+from sklearn_dfd._core.network.mobilenet import architecture
+from sklearn_dfd.exceptions import WeightsError
 
-IMAGENET_URL = MobileNet_V2_Weights.IMAGENET1K_V1.url
+# torchvision's MobileNet_V2_Weights.IMAGENET1K_V1.url, without importing torchvision
+IMAGENET_URL = "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"
 _RANDOM_SEED = 0
-
-
-class WeightsError(OSError, ValueError):
-    """The weights asked for cannot be had, or are not MobileNetV2's."""
 
 
 def load_weights(weights):

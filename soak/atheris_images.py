@@ -12,7 +12,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["sklearn_dfd.decoding", "PIL"]):
+with atheris.instrument_imports(include=["sklearn_dfd._core.images.decoding", "PIL"]):
     import images
 
 

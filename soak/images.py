@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 from PIL import ExifTags, Image
 
-from sklearn_dfd.decoding import check_header, content_digest, load_rgb
+from sklearn_dfd._core.images.decoding import check_header, content_digest, load_rgb
 
 SIDE = 16  # of the decoded square
 MAX_PIXELS = 250_000  # so that a mutated size costs neither time nor memory

@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features
-from sklearn_dfd.extraction import _BATCHES_AHEAD, _KEPT_TOGETHER
+from sklearn_dfd._core.extraction import _BATCHES_AHEAD, _KEPT_TOGETHER
 from sklearn_dfd.feature_store import FeatureStore
 
 N_IMAGES = 300

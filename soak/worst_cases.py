@@ -62,7 +62,7 @@ def peak():
 
 
 def decode(name):
-    from sklearn_dfd.decoding import load_rgb
+    from sklearn_dfd._core.images.decoding import load_rgb
 
     raw = sys.stdin.buffer.read()
     before, start = peak(), time.thread_time()

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from sklearn_dfd.extraction import Extraction
+from sklearn_dfd._core.extraction import Extraction
 
 SIDE = 8
 WIDTH = SIDE * SIDE * 3

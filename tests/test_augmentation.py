@@ -20,11 +20,12 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from sklearn_dfd import MobileNetV2Features, augmentation
+from sklearn_dfd._core.images.decoding import content_digest, load_rgb, to_rgb
+from sklearn_dfd._core.images.sources import read_source
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.decoding import content_digest, load_rgb, to_rgb
+from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.feature_store import MemoryStore
-from sklearn_dfd.images import ImageError, read_source
 
 RECIPES = ["sharing", "gentle", "contrast"]
 PHOTO = Image.fromarray(picture(5, 6)).resize((80, 60), Image.Resampling.BICUBIC)
@@ -138,8 +139,8 @@ def test_view_is_the_same_in_another_process(path):
     ]
     code = (
         "import pickle, sys, hashlib\n"
-        "from sklearn_dfd.decoding import load_rgb\n"
-        "from sklearn_dfd.images import read_source\n"
+        "from sklearn_dfd._core.images.decoding import load_rgb\n"
+        "from sklearn_dfd._core.images.sources import read_source\n"
         "for view in pickle.load(sys.stdin.buffer):\n"
         "    print(hashlib.sha256(load_rgb(read_source(view), 32)).hexdigest())\n"
     )

@@ -16,11 +16,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_dfd import MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd._core.images.decoding import to_rgb
+from sklearn_dfd._core.images.sources import read_all
 from sklearn_dfd.augmentation import ImageAugmenter, View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.decoding import to_rgb
-from sklearn_dfd.images import ImageError, read_all
+from sklearn_dfd.exceptions import ImageError
 
 
 @pytest.fixture(scope="module")

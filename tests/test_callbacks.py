@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.fixes import parse_version
 
 from sklearn_dfd import DeepFakeClassifier, make_deepfake_pipeline
+from sklearn_dfd._core.callbacks import NoCallbacks, training_data
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
-from sklearn_dfd.callbacks import NoCallbacks, training_data
 
 EPOCHS = 4
 

@@ -5,7 +5,8 @@ import pytest
 from same_weights import assert_same_weights
 from sklearn.base import clone
 
-from sklearn_dfd import classifier, rows
+from sklearn_dfd import classifier
+from sklearn_dfd._core.network import rows
 
 
 def test_validation_rows_are_measured_and_not_trained_on(block_data, blocks):

@@ -17,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, cross_validate
 
 from sklearn_dfd import DeepFakeClassifier
-from sklearn_dfd.mobilenet import architecture
+from sklearn_dfd._core.network.mobilenet import architecture
 
 # ---- repeatable, and nothing carried over ----
 

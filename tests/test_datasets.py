@@ -16,7 +16,7 @@ from sklearn_dfd.datasets import (
     load_real_and_fake_faces,
     make_spliced_photos,
 )
-from sklearn_dfd.images import ImageError
+from sklearn_dfd.exceptions import ImageError
 
 CIPLAB = Path(__file__).parents[2] / "shared" / "data" / "real_and_fake_faces_160"
 PHOTOS = load_sample_images().images

@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.decoding: formats, modes, threads."""
+"""Tests of _core.images.decoding: formats, modes, threads."""
 
 import io
 import time
@@ -10,8 +10,8 @@ import pytest
 from image_files import RGB, encode, photo, picture
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from sklearn_dfd.decoding import check_header, content_digest, load_rgb, to_rgb
-from sklearn_dfd.images import read_source
+from sklearn_dfd._core.images.decoding import check_header, content_digest, load_rgb, to_rgb
+from sklearn_dfd._core.images.sources import read_source
 
 # to_rgb ------------------------------------------------------------------------------------------
 

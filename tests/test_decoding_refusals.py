@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.decoding: what is refused: no image, too small, too large, damaged."""
+"""Tests of _core.images.decoding: what is refused: no image, too small, too large, damaged."""
 
 import io
 import random
@@ -10,7 +10,7 @@ import pytest
 from image_files import RGB, encode, photo, picture
 from PIL import ExifTags, Image, ImageFile
 
-from sklearn_dfd.decoding import MIN_SIDE, check_header, load_rgb, to_rgb
+from sklearn_dfd._core.images.decoding import MIN_SIDE, check_header, load_rgb, to_rgb
 
 # check_header ------------------------------------------------------------------------------------
 

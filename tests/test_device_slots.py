@@ -21,8 +21,9 @@ from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.model_selection import GridSearchCV, cross_validate
 
-from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, devices
-from sklearn_dfd.device_slots import device_slot
+from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features
+from sklearn_dfd._core.runtime import devices
+from sklearn_dfd._core.runtime.device_slots import device_slot
 from sklearn_dfd.feature_store import IN_PROCESS
 
 TWO = [torch.device("cpu:0"), torch.device("cpu:1")]
@@ -113,7 +114,7 @@ def test_both_are_held_before_anybody_waits():
 
 HOLD = """
 import os, sys, time, torch
-from sklearn_dfd.device_slots import device_slot
+from sklearn_dfd._core.runtime.device_slots import device_slot
 with device_slot([torch.device("cpu:0")]):
     {then}
     print("held", flush=True)

@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.devices: devices that are there or not, and threads of one core each."""
+"""Tests of _core.runtime.devices: devices that are there or not, and threads of one core each."""
 
 import inspect
 import os
@@ -15,10 +15,15 @@ import pytest
 import torch
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, features
-from sklearn_dfd.devices import in_halves, one_core_threads, own_torch_state, resolve_device
-from sklearn_dfd.engines import torch_engine
+from sklearn_dfd._core.network.engines import torch_engine
+from sklearn_dfd._core.network.mobilenet import Trunk
+from sklearn_dfd._core.runtime.devices import (
+    in_halves,
+    one_core_threads,
+    own_torch_state,
+    resolve_device,
+)
 from sklearn_dfd.feature_store import IN_PROCESS
-from sklearn_dfd.mobilenet import Trunk
 from sklearn_dfd.weights import load_weights
 
 
@@ -263,7 +268,7 @@ def test_full_precision_whatever_the_caller_set(setting):
 PRECISION_CODE = """
 import sys, warnings, torch
 from torch.backends import cuda, cudnn, mkldnn
-from sklearn_dfd.devices import own_torch_state
+from sklearn_dfd._core.runtime.devices import own_torch_state
 
 def state(*places):
     values = [cudnn.enabled, cudnn.deterministic, cudnn.benchmark]
@@ -309,7 +314,7 @@ def test_a_low_precision_that_the_caller_set_changes_no_probability(head, head_d
 def test_a_process_forked_from_within_begins_anew():
     code = """
 import os, sys, torch
-from sklearn_dfd.devices import one_core_threads, own_torch_state
+from sklearn_dfd._core.runtime.devices import one_core_threads, own_torch_state
 torch.set_num_threads(2)
 with one_core_threads(1):
     torch.set_num_threads(1)

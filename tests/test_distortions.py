@@ -5,8 +5,9 @@ import pytest
 from image_files import encode, photo
 from PIL import Image, ImageEnhance
 
+from sklearn_dfd._core.images.distortions import DISTORTIONS
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.distortions import DISTORTIONS, distort
+from sklearn_dfd.robustness import distort
 
 
 @pytest.fixture(scope="module")

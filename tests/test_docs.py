@@ -97,7 +97,7 @@ def test_no_exception_is_out_of_date():
 
 
 #: Its `__all__` is for other modules of the package.
-NOT_FOR_USERS = "sklearn_dfd.callbacks"
+NOT_FOR_USERS = "sklearn_dfd._core.callbacks"
 
 IMPORT = re.compile(r"^from (sklearn_dfd[\w.]*) import (\([^)]*\)|.*)$", flags=re.MULTILINE)
 
@@ -134,7 +134,7 @@ def test_the_api_is_complete():
     listed += re.findall(r"`(metrics\.\w+)`", text)
     documented = [looked_up(f"sklearn_dfd.{name}") for name in listed]
     promised = sorted(set(public()))
-    assert {"sklearn_dfd.metrics.tpr_at_fpr", "sklearn_dfd.images.ImageError"} <= set(promised)
+    assert {"sklearn_dfd.metrics.tpr_at_fpr", "sklearn_dfd.exceptions.ImageError"} <= set(promised)
     missing = [
         name
         for name in promised

@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.engines, with torchvision's own mobilenet_v2 as the reference."""
+"""Tests of _core.network.engines, with torchvision's own mobilenet_v2 as the reference."""
 
 import subprocess
 import sys
@@ -10,10 +10,11 @@ import pytest
 import torch
 from torchvision_reference import LAYERS, expected_features, photographs, relative_error
 
-from sklearn_dfd import MobileNetV2Features, engines
-from sklearn_dfd.engines import onnx_engine, resolve_engine, torch_engine
+from sklearn_dfd import MobileNetV2Features
+from sklearn_dfd._core.network import engines
+from sklearn_dfd._core.network.engines import onnx_engine, resolve_engine, torch_engine
+from sklearn_dfd._core.network.mobilenet import Trunk, feature_shape
 from sklearn_dfd.feature_store import IN_PROCESS
-from sklearn_dfd.mobilenet import Trunk, feature_shape
 
 CPU = torch.device("cpu")
 ENGINES = ["torch", "onnxruntime"]

@@ -17,12 +17,12 @@ from sklearn.pipeline import make_pipeline
 
 import sklearn_dfd
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd._core.images.decoding import load_rgb
+from sklearn_dfd._core.network.onnx_graph import OnnxGraph
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
-from sklearn_dfd.decoding import load_rgb
+from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.export import measure_onnx_loss, to_executorch, to_onnx
-from sklearn_dfd.images import ImageError
-from sklearn_dfd.onnx_graph import OnnxGraph
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.extraction: each image once, however many ask, whatever ends halfway."""
+"""Tests of _core.extraction: each image once, however many ask, whatever ends halfway."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from counted_extraction import PATIENCE, RECIPE, SIDE, WIDTH, Network, extract, 
 from PIL import Image
 
 from sklearn_dfd import feature_store
-from sklearn_dfd.extraction import Extraction
+from sklearn_dfd._core.extraction import Extraction
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner
 
 pytestmark = pytest.mark.usefixtures("no_endless_waiting")

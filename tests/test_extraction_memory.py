@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.extraction: how much is in memory at once, and not yet kept."""
+"""Tests of _core.extraction: how much is in memory at once, and not yet kept."""
 
 import gc
 import os
@@ -10,8 +10,8 @@ from concurrent.futures import Executor, Future
 import pytest
 from counted_extraction import RECIPE, SIDE, WIDTH, Network, extract, make_pixels, rows_of, write
 
-from sklearn_dfd import extraction
-from sklearn_dfd.extraction import Extraction
+from sklearn_dfd._core import extraction
+from sklearn_dfd._core.extraction import Extraction
 from sklearn_dfd.feature_store import MemoryStore
 
 pytestmark = pytest.mark.usefixtures("no_endless_waiting")

@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.extraction: several processes, killed ones among them."""
+"""Tests of _core.extraction: several processes, killed ones among them."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import pytest
 from counted_extraction import PATIENCE, RECIPE, WIDTH, Network, extract, rows_of
 
 import sklearn_dfd
-from sklearn_dfd.extraction import Extraction
+from sklearn_dfd._core.extraction import Extraction
 from sklearn_dfd.feature_store import FeatureStore
 
 pytestmark = pytest.mark.usefixtures("no_endless_waiting")

@@ -20,9 +20,10 @@ from sklearn_dfd import (
     feature_matrix,
     make_deepfake_pipeline,
 )
+from sklearn_dfd._core.images.sources import ImageView
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.feature_matrix import extract_feature_matrix
-from sklearn_dfd.images import ImageError
+from sklearn_dfd.exceptions import ImageError
+from sklearn_dfd.export import extract_feature_matrix
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +161,19 @@ def test_training_reads_a_memory_map_batch_by_batch(tmp_path):
 # ---- on a cluster ----
 
 
-class Slowly(MobileNetV2Features):
-    """Writes down what it computes, and by whom; takes long enough to be killed meanwhile."""
+class Slow(ImageView):
+    """Writes down who renders it, and takes long enough for the worker to be killed meanwhile."""
 
-    def _extract(self, X):
+    signature = "slow"
+
+    def __init__(self, source):
+        self.source = source
+
+    def render(self, image, random_state):
         with open(os.environ["COMPUTED"], "a") as log:
-            log.write(f"{os.getpid()} {Path(X[0]).stem}\n")
+            log.write(f"{os.getpid()} {Path(self.source).stem}\n")
         time.sleep(0.5)
-        return super()._extract(X)
+        return image
 
 
 @pytest.fixture
@@ -211,15 +217,15 @@ def kill_one(client, when):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # distributed's, of sockets of the worker that was killed
 def test_extraction_on_dask_with_a_worker_killed(cluster, files, tmp_path):
-    slowly = Slowly(weights=None, image_size=32).fit(files)
+    plain = MobileNetV2Features(weights=None, image_size=32).fit(files)
+    slow = [file if i % 2 else Slow(file) for i, file in enumerate(files)]
     log = tmp_path / "computed"
     killed, thread = kill_one(
         cluster, lambda: log.exists() and len(log.read_text().split("\n")) > 4
     )
     with joblib.parallel_config("dask"):
-        rows = extract_feature_matrix(slowly, files, tmp_path / "features.npy", chunk_size=2)
+        rows = extract_feature_matrix(plain, slow, tmp_path / "features.npy", chunk_size=2)
     thread.join()
-    plain = MobileNetV2Features(weights=None, image_size=32).fit(files)
     np.testing.assert_allclose(rows, plain.transform(files), rtol=1e-4, atol=1e-5)
     lines = [line.split() for line in log.read_text().splitlines()]
     starts = [start for _, start in lines]

@@ -16,10 +16,11 @@ from sklearn.exceptions import NotFittedError
 from torchvision import transforms
 from torchvision.models import mobilenet_v2
 
-from sklearn_dfd import MobileNetV2Features, extraction, features
+from sklearn_dfd import MobileNetV2Features, features
+from sklearn_dfd._core import extraction
+from sklearn_dfd._core.network.mobilenet import architecture
+from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore
-from sklearn_dfd.images import ImageError
-from sklearn_dfd.mobilenet import architecture
 
 SIZE = 64
 

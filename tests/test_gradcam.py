@@ -22,11 +22,11 @@ from sklearn.preprocessing import FunctionTransformer
 from torchvision_reference import torchvision_model
 
 from sklearn_dfd import make_deepfake_pipeline
+from sklearn_dfd._core.network.mobilenet import IMAGENET_MEAN, IMAGENET_STD
 from sklearn_dfd.augmentation import ImageAugmenter, View
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.images import ImageError
+from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.inspection import GradCAMDisplay
-from sklearn_dfd.mobilenet import IMAGENET_MEAN, IMAGENET_STD
 
 pytest.importorskip("captum")
 mpl = pytest.importorskip("matplotlib")

@@ -1,11 +1,11 @@
-"""Tests of sklearn_dfd.groups: one label a row, none missing, one a photograph."""
+"""Tests of _core.groups: one label a row, none missing, one a photograph."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from sklearn_dfd._core.groups import check_groups, check_groups_of_views
 from sklearn_dfd.augmentation import View
-from sklearn_dfd.groups import check_groups, check_groups_of_views
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(
 SCRIPT = """
 import resource
 import torch
-from sklearn_dfd.heap import kept_heap
+from sklearn_dfd._core.runtime.heap import kept_heap
 
 torch.set_num_threads(1)
 

@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.images: every kind of image, where it is, and what it is called."""
+"""Tests of _core.images.sources: every kind of image, where it is, and what it is called."""
 
 import errno
 import os
@@ -17,15 +17,15 @@ from image_files import RGB, encode, picture
 from PIL import Image
 from sklearn.utils import Bunch
 
-from sklearn_dfd.decoding import check_header, content_digest, load_rgb, to_rgb
-from sklearn_dfd.images import (
-    ImageError,
+from sklearn_dfd._core.images.decoding import check_header, content_digest, load_rgb, to_rgb
+from sklearn_dfd._core.images.sources import (
     ImageView,
     as_image_list,
     describe,
     number_by_origin,
     read_source,
 )
+from sklearn_dfd.exceptions import ImageError
 
 # as_image_list -----------------------------------------------------------------------------------
 

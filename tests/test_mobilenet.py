@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.mobilenet, with torchvision's own mobilenet_v2 as the reference."""
+"""Tests of _core.network.mobilenet, with torchvision's own mobilenet_v2 as the reference."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +14,8 @@ from torchvision_reference import (
     torchvision_model,
 )
 
-from sklearn_dfd import mobilenet
-from sklearn_dfd.mobilenet import (
+from sklearn_dfd._core.network import mobilenet
+from sklearn_dfd._core.network.mobilenet import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Trunk,

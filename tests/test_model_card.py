@@ -9,8 +9,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from sklearn_dfd.export import make_model_card
 from sklearn_dfd.metrics import bootstrap_interval, tpr_at_fpr
-from sklearn_dfd.model_card import make_model_card
 
 pytest.importorskip("skops")
 

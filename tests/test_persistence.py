@@ -12,11 +12,13 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline, persistence
+from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd._core import persistence
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd.exceptions import WeightsError
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore
-from sklearn_dfd.weights import WeightsError, load_weights
+from sklearn_dfd.weights import load_weights
 
 FROZEN = sorted((Path(__file__).parent / "frozen").glob("*.xz"))
 

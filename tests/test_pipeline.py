@@ -12,9 +12,9 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn_dfd import (
     DeepFakeClassifier,
     MobileNetV2Features,
-    extraction,
     make_deepfake_pipeline,
 )
+from sklearn_dfd._core import extraction
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
 from sklearn_dfd.feature_store import FeatureStore

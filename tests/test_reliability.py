@@ -20,8 +20,9 @@ from image_files import encode, picture
 from PIL import Image
 
 import sklearn_dfd
-from sklearn_dfd import MobileNetV2Features, decoding, feature_store
-from sklearn_dfd.decoding import to_rgb
+from sklearn_dfd import MobileNetV2Features, feature_store
+from sklearn_dfd._core.images import decoding
+from sklearn_dfd._core.images.decoding import to_rgb
 from sklearn_dfd.feature_store import FeatureStore
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")

@@ -17,12 +17,15 @@ from hypothesis import strategies as st
 from image_files import encode, picture
 from PIL import ExifTags, Image, ImageCms
 
-from sklearn_dfd import MobileNetV2Features, decoding, extraction
+from sklearn_dfd import MobileNetV2Features
+from sklearn_dfd._core import extraction
+from sklearn_dfd._core.extraction import Extraction
+from sklearn_dfd._core.images import decoding
+from sklearn_dfd._core.images.decoding import check_header, load_rgb, to_rgb
+from sklearn_dfd._core.images.sources import as_image_list
 from sklearn_dfd.datasets import load_image_folder
-from sklearn_dfd.decoding import check_header, load_rgb, to_rgb
-from sklearn_dfd.extraction import Extraction
+from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.feature_store import MemoryStore
-from sklearn_dfd.images import ImageError, as_image_list
 
 SEEDS = hostile.seeds()
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")

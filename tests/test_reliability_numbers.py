@@ -5,8 +5,9 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from sklearn_dfd import DeepFakeClassifier, net
-from sklearn_dfd.tail import Tail
+from sklearn_dfd import DeepFakeClassifier
+from sklearn_dfd._core.network import training
+from sklearn_dfd._core.network.tail import Tail
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_extreme_parameters(extreme, X, rows):
 
 def spoil(monkeypatch, step):
     """Let the loss be NaN at a step of the training."""
-    from sklearn_dfd.net import TailNet
+    from sklearn_dfd._core.network.training import TailNet
 
     get_loss, calls = TailNet.get_loss, []
 
@@ -126,7 +127,7 @@ def test_predictions_do_not_depend_on_the_size_of_batches(batch_size, tail, rows
         return forward(self, X, *args, **kwargs)
 
     monkeypatch.setattr(Tail, "forward", counted)
-    monkeypatch.setattr(net, "EVALUATION_BATCH_SIZE", batch_size)
+    monkeypatch.setattr(training, "EVALUATION_BATCH_SIZE", batch_size)
     np.testing.assert_allclose(tail.predict_proba(rows[0]), p, rtol=0, atol=1e-5)
     assert max(sizes) == min(batch_size, 130)
 

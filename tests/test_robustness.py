@@ -14,11 +14,11 @@ from sklearn.model_selection import FixedThresholdClassifier
 from test_examples import run
 
 from sklearn_dfd import make_deepfake_pipeline, robustness
+from sklearn_dfd._core.images.distortions import DISTORTIONS
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.distortions import DISTORTIONS, distort
-from sklearn_dfd.images import ImageError
+from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.metrics import bootstrap_interval
-from sklearn_dfd.robustness import RobustnessDisplay, evaluate_robustness
+from sklearn_dfd.robustness import RobustnessDisplay, distort, evaluate_robustness
 
 
 class Grain(ClassifierMixin, BaseEstimator):

@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.rows: that all come in batches, and the matrix is read where it lies."""
+"""Tests of _core.network.rows: that all come in batches, and the matrix is read where it lies."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 from joblib import Parallel, delayed
 
 from sklearn_dfd import DeepFakeClassifier
-from sklearn_dfd.net import TailNet
-from sklearn_dfd.rows import Rows, distinct_rows
+from sklearn_dfd._core.network.rows import Rows, distinct_rows
+from sklearn_dfd._core.network.training import TailNet
 
 
 def seeded(seed=0):

@@ -22,12 +22,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sklearn_dfd
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd._core.network.tail import Tail
+from sklearn_dfd._core.network.training import TailNet
 from sklearn_dfd.augmentation import ImageAugmenter
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.feature_store import IN_PROCESS
-from sklearn_dfd.net import TailNet
-from sklearn_dfd.tail import Tail
 
 N_CHANNELS = 160  # of block 15
 

@@ -9,16 +9,11 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
-from sklearn_dfd import thumbnails
+from sklearn_dfd._core.copies import thumbnails
 from sklearn_dfd.augmentation import View, augment
 from sklearn_dfd.datasets import load_real_and_fake_faces
-from sklearn_dfd.images import ImageError
-from sklearn_dfd.source_groups import (
-    LeakageError,
-    check_leakage,
-    find_copies,
-    find_source_groups,
-)
+from sklearn_dfd.exceptions import ImageError, LeakageError
+from sklearn_dfd.model_selection import check_leakage, find_copies, find_source_groups
 
 SIZE = 106
 

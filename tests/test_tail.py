@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.tail, with torchvision's own blocks as the reference."""
+"""Tests of _core.network.tail, with torchvision's own blocks as the reference."""
 
 import numpy as np
 import pytest
@@ -13,11 +13,8 @@ from torchvision_reference import (
     torchvision_model,
 )
 
-from sklearn_dfd.mobilenet import (
-    Trunk,
-    feature_shape,
-)
-from sklearn_dfd.tail import Dropout
+from sklearn_dfd._core.network.mobilenet import Trunk, feature_shape
+from sklearn_dfd._core.network.tail import Dropout
 from sklearn_dfd.weights import fingerprint, load_weights
 
 

@@ -9,8 +9,8 @@ from sklearn.base import clone
 from sklearn.metrics import accuracy_score, log_loss
 
 from sklearn_dfd import DeepFakeClassifier
-from sklearn_dfd.rows import Rows
-from sklearn_dfd.tail import Tail, Tails
+from sklearn_dfd._core.network.rows import Rows
+from sklearn_dfd._core.network.tail import Tail, Tails
 
 OPTIONS = pytest.mark.parametrize(
     "options",

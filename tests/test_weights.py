@@ -15,9 +15,11 @@ from torchvision.models import mobilenet_v2, resnet18
 from torchvision_reference import assert_same_arrays
 
 import sklearn_dfd
-from sklearn_dfd import mobilenet, weights
-from sklearn_dfd.mobilenet import Trunk
-from sklearn_dfd.weights import WeightsError, fingerprint, load_weights
+from sklearn_dfd import weights
+from sklearn_dfd._core.network import mobilenet
+from sklearn_dfd._core.network.mobilenet import Trunk
+from sklearn_dfd.exceptions import WeightsError
+from sklearn_dfd.weights import fingerprint, load_weights
 
 STEM = "features.0.0.weight"  # 32 x 3 x 3 x 3, the first convolution
 

@@ -11,7 +11,8 @@ import torch
 from torchvision_reference import assert_same_arrays
 
 from sklearn_dfd import weights
-from sklearn_dfd.weights import WeightsError, fingerprint, imagenet_path, load_weights
+from sklearn_dfd.exceptions import WeightsError
+from sklearn_dfd.weights import fingerprint, imagenet_path, load_weights
 
 
 @pytest.fixture

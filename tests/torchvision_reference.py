@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 from torchvision.models import mobilenet_v2
 
-from sklearn_dfd.mobilenet import IMAGENET_MEAN, IMAGENET_STD, feature_shape
-from sklearn_dfd.tail import Tail
+from sklearn_dfd._core.network.mobilenet import IMAGENET_MEAN, IMAGENET_STD, feature_shape
+from sklearn_dfd._core.network.tail import Tail
 
 LAYERS = [*range(19), "pool"]
 

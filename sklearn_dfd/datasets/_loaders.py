@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import StrOptions, validate_params
 
-from sklearn_dfd.decoding import check_header, content_digest
-from sklearn_dfd.images import ImageError, describe, read_source
+from sklearn_dfd._core.images.decoding import check_header, content_digest
+from sklearn_dfd._core.images.sources import describe, read_source
+from sklearn_dfd._core.sklearn_private import StrOptions, validate_params
+from sklearn_dfd.exceptions import ImageError
 
 # What desktops and unpackers leave behind, in lower case; nobody means these as photographs.
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}

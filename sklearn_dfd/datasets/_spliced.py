@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, validate_params
+
+from sklearn_dfd._core.sklearn_private import Interval, validate_params
 
 _TILE_HEIGHT, _TILE_WIDTH = 142, 128  # 3 x 5 of them in a photograph of 427 x 640 pixels
 

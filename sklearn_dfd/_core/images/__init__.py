@@ -1,0 +1,1 @@
+"""Images: where they are, what is in them, what happens to them on their way."""

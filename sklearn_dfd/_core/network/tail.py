@@ -1,0 +1,229 @@
+"""The tail: the blocks after the trunk and a new head.
+
+The parameters and their modules are torchvision's; on the CPU the blocks are run with their maps
+in channels-last order from end to end. Convolutions are then close to the speed of plain matrix
+products. That order must hold backwards too: a single gradient in the other one, as torch's
+average pool gives it, is copied again and again from there on.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sklearn_dfd._core.network.mobilenet import POOLED_WIDTH, architecture, load_blocks
+
+
+class Tail(nn.Module):
+    """The trained part: the blocks after the trunk, average pool, and a new head.
+
+    Parameters
+    ----------
+    layer : int or "pool"
+        The last block of the trunk; "pool" leaves the head alone.
+    input_shape : tuple of int
+        Shape of one row of features, see :func:`tail_input_shape`.
+    hidden_layer_sizes : sequence of int
+        Widths of the hidden layers of the head.
+    n_classes : int
+        Number of outputs (logits).
+    dropout : float
+        Probability of zeroing a hidden unit of the head in training.
+    """
+
+    def __init__(self, layer, input_shape, hidden_layer_sizes, n_classes, dropout):
+        super().__init__()
+        self.input_shape = input_shape
+        self.features = None
+        width = input_shape[0]
+        with torch.device("meta"):  # no draw from torch's global generator
+            if layer != "pool":
+                self.features = copy.deepcopy(architecture().features[layer + 1 :])
+                width = POOLED_WIDTH
+            layers: list[nn.Module] = []
+            for hidden in hidden_layer_sizes:
+                linear = nn.Linear(width, hidden, dtype=torch.float32)
+                layers += [linear, nn.ReLU(), Dropout(dropout)]
+                width = hidden
+            last = nn.Linear(width, n_classes, dtype=torch.float32)
+            self.head = nn.Sequential(*layers, last)
+
+    def initialize(self, arrays, generator):
+        """Fill the blocks from ``arrays`` and the head at random, as nn.Linear does."""
+        if self.features is not None:
+            load_blocks(self.features, arrays)
+        self.head.to_empty(device="cpu")
+        for module in self.head:
+            if isinstance(module, nn.Linear):
+                bound = module.in_features**-0.5
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        return self
+
+    def set_dropout(self, p, generator):
+        """Let dropout zero at the rate ``p``, drawing from ``generator`` on the module's device."""
+        for module in self.head:
+            if isinstance(module, Dropout):
+                module.p, module.generator = p, generator
+
+    def has_batch_norm(self):
+        """Whether statistics are taken over the rows of a batch."""
+        return any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
+
+    def has_one_pixel(self):
+        """Whether a BatchNorm layer sees maps of one pixel, and thus a single value of one row."""
+        side = self.input_shape[-1]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                side = -(-side // module.stride[0])
+        return self.has_batch_norm() and side == 1
+
+    def members(self):
+        """Itself: as of :class:`Tails`."""
+        return [self]
+
+    def forward(self, X):
+        """Logits of shape (n_rows, n_classes) for rows of features (n_rows, width)."""
+        if self.features is not None:
+            maps = X.unflatten(1, self.input_shape)
+            if X.device.type == "cpu":
+                X = _pooled(self.features, maps, self.training)
+            else:
+                X = self.features(maps).mean((2, 3))
+        return self.head(X)
+
+
+class Tails(nn.Module):
+    """Several tails that start from other heads: they learn apart, and judge by their mean.
+
+    Parameters
+    ----------
+    tails : sequence of Tail
+        Of one shape.
+    """
+
+    def __init__(self, tails):
+        super().__init__()
+        self.tails: Any = nn.ModuleList(tails)
+        self.input_shape = tails[0].input_shape
+
+    def initialize(self, arrays, generator):
+        """Fill all of them, the first as it would be alone."""
+        for tail in self.tails:
+            tail.initialize(arrays, generator)
+        return self
+
+    def set_dropout(self, p, generator):
+        """Let dropout draw other units for each."""
+        for tail in self.tails:
+            tail.set_dropout(p, generator)
+
+    def has_batch_norm(self):
+        """Whether statistics are taken over the rows of a batch."""
+        return self.tails[0].has_batch_norm()
+
+    def has_one_pixel(self):
+        """Whether a BatchNorm layer sees maps of one pixel."""
+        return self.tails[0].has_one_pixel()
+
+    def members(self):
+        """Return the tails."""
+        return list(self.tails)
+
+    def forward(self, X):
+        """Logits of the mean of their probabilities, of shape (n_rows, n_classes)."""
+        logits = torch.stack([tail(X) for tail in self.tails], dim=2)
+        # up to a constant, which softmax does not see
+        return logits.log_softmax(1).logsumexp(2)
+
+
+class Dropout(nn.Module):
+    """Dropout that draws from a generator of its own.
+
+    torch's own module draws from the global generator, which every thread of the process
+    shares: two fits in two threads would then change each other's masks.
+    """
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+        self.generator = None
+
+    def forward(self, x):
+        """Zero each number with probability ``p``, and scale the rest, in training mode."""
+        if not self.training or self.p == 0:
+            return x
+        mask = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * mask.div_(1 - self.p)
+
+
+def _pooled(blocks, maps, training):
+    """Run blocks on maps in channels-last order, and average over the pixels."""
+    x = maps.contiguous(memory_format=torch.channels_last)
+    unit = _trained_unit if training else _folded_unit
+    for block in blocks:
+        y = x
+        for convolution, norm, clamped in _units(block):
+            y = unit(convolution, norm, clamped, y)
+        x = x + y if getattr(block, "use_res_connect", False) else y
+    # unlike that of a mean, the gradient of a sum is a view
+    return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
+
+
+def _units(block):
+    """Yield the convolutions of a block, each with its BatchNorm, and whether ReLU6 follows."""
+    layers = [m for m in block.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.ReLU6)]
+    for i, layer in enumerate(layers):
+        if isinstance(layer, nn.Conv2d):
+            yield layer, layers[i + 1], i + 2 < len(layers) and isinstance(layers[i + 2], nn.ReLU6)
+
+
+def _trained_unit(convolution, norm, clamped, x):
+    """Convolve and normalise by the statistics of the batch."""
+    x = convolution(x)
+    if not clamped:
+        return norm(x)
+    norm.num_batches_tracked.add_(1)
+    return _NormClamp.apply(
+        x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
+    )
+
+
+def _folded_unit(convolution, norm, clamped, x):
+    """Convolve and normalise in one: BatchNorm in evaluation mode is an affine map."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    x = F.conv2d(
+        x,
+        convolution.weight * scale.reshape(-1, 1, 1, 1),
+        norm.bias - norm.running_mean * scale,
+        convolution.stride,
+        convolution.padding,
+        groups=convolution.groups,
+    )
+    return F.relu6(x, inplace=True) if clamped else x
+
+
+class _NormClamp(torch.autograd.Function):
+    """BatchNorm in training and ReLU6, by torch's own kernels and with half of their memory."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
+        y, mean, invstd = torch.native_batch_norm(
+            x, weight, bias, running_mean, running_var, True, momentum, eps
+        )
+        y.clamp_(0, 6)
+        ctx.save_for_backward(x, weight, mean, invstd, y)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, mean, invstd, y = ctx.saved_tensors
+        # y is overwritten: the convolution after it, which kept it too, has had its turn
+        torch.ops.aten.hardtanh_backward.grad_input(gradient, y, 0, 6, grad_input=y)
+        gradients = torch.ops.aten.native_batch_norm_backward(
+            y, x, weight, None, None, mean, invstd, True, ctx.eps, [True, True, True]
+        )
+        return *gradients, None, None, None, None

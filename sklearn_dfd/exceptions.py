@@ -1,0 +1,77 @@
+"""Errors of this package."""
+
+from typing import Any
+
+import numpy as np
+
+from sklearn_dfd._core.messages import on_one_line
+
+__all__ = ["ImageError", "LeakageError", "LossError", "WeightsError"]
+
+
+class ImageError(OSError, ValueError):
+    """One or more images cannot be used.
+
+    Parameters
+    ----------
+    failures : list of (int, str, str)
+        Row, name and reason of each image that cannot be used.
+    n_images : int
+        Number of images that were looked at.
+    hint : str, default=...
+        What to do about it, the end of the message; empty for none.
+    n_shown : int or None, default=10
+        Number of failures that the message lists; None for all.
+    """
+
+    def __init__(
+        self,
+        failures: list[tuple[int, str, str]],
+        n_images: int,
+        hint: str = 'Remove them, or set on_error="nan" to get rows of NaN in their place.',
+        n_shown: int | None = 10,
+    ) -> None:
+        self.failures = failures
+        self.n_images = n_images
+        self.hint = hint
+        self.n_shown = n_shown
+        shown = [f"row {row} ({name}): {reason}" for row, name, reason in failures[:n_shown]]
+        n_more = len(failures) - len(shown)
+        message = f"{len(failures)} of {n_images} images cannot be used: {'; '.join(shown)}" + (
+            f"; ... and {n_more} more." if n_more else "."
+        )
+        super().__init__(on_one_line(f"{message} {hint}".rstrip()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle as type(*args), and args holds the message alone.
+        return type(self), (self.failures, self.n_images, self.hint, self.n_shown)
+
+
+class LeakageError(ValueError):
+    """Images to test on are made from photographs that are trained on.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong.
+    pairs : ndarray of shape (n_pairs, 2), dtype int64
+        Row in the training images, row in the test images.
+    similarity : ndarray of shape (n_pairs,), dtype float64
+        Of each pair, from 0 to 1.
+    """
+
+    def __init__(self, message: str, pairs: np.ndarray, similarity: np.ndarray) -> None:
+        super().__init__(message)
+        self.pairs = pairs
+        self.similarity = similarity
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.pairs, self.similarity)
+
+
+class LossError(ValueError):
+    """The loss, or a weight, is no longer finite."""
+
+
+class WeightsError(OSError, ValueError):
+    """The weights asked for cannot be had, or are not MobileNetV2's."""

@@ -1,0 +1,129 @@
+"""The detector as one ExecuTorch program, for phones."""
+
+import copy
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sklearn_dfd._core.network.mobilenet import Trunk
+from sklearn_dfd._core.runtime.devices import own_torch_state
+from sklearn_dfd._core.sklearn_private import validate_params
+from sklearn_dfd._core.validation import import_extra
+from sklearn_dfd.export._exportable import (
+    detector_steps,
+    file_metadata,
+    folded_blocks,
+    head_layers,
+)
+from sklearn_dfd.features import trunk_weights
+
+__all__ = ["to_executorch"]
+
+
+@validate_params(
+    {"pipe": "no_validation", "path": [str, os.PathLike]}, prefer_skip_nested_validation=True
+)
+def to_executorch(pipe, path):
+    """Write a fitted detector as one ExecuTorch program, as torch's runtime for phones takes it.
+
+    The program takes an RGB image that is squashed to a square already, and does the rest:
+    normalisation, the network, and the probabilities. These differ from ``predict_proba`` by less
+    than 1e-4. It is lowered to XNNPACK, which computes on the CPUs of phones.
+
+    Parameters
+    ----------
+    pipe : Pipeline or AugmentedClassifier
+        Fitted, see :func:`to_onnx`.
+
+    path : str or path
+        File to write; its name usually ends in ``.pte``.
+
+    Raises
+    ------
+    TypeError
+        If ``pipe`` is another estimator, see :func:`to_onnx`.
+    NotFittedError
+        If ``pipe`` is not fitted.
+    ValueError
+        If the pipeline computes in bfloat16, which the file does not.
+    WeightsError
+        If the trunk's weights were left out when ``pipe`` was saved, and are not found.
+    ImportError
+        If executorch is not installed.
+
+    See Also
+    --------
+    to_onnx : A file that squashes images of any size itself, and takes many at a time.
+
+    Notes
+    -----
+    The method ``forward`` takes uint8 of shape (1, image_size, image_size, 3), upright RGB, one
+    image a call: a program has its memory laid out in advance. It returns float32 of shape
+    (1, n_classes).
+
+    Whoever squashes by another filter than Pillow's antialiased bilinear one, along the rows first
+    (``image.resize((side, image.height), PIL.Image.Resampling.BILINEAR)``, and the same again to
+    ``(side, side)``), gets other probabilities: measure the score with the filter that you ship.
+
+    Methods without arguments give what the metadata of an ONNX file hold, as strings: ``classes``
+    (JSON, in the order of the probabilities), ``layer``, ``image_size``, ``fingerprint`` and
+    ``sklearn_dfd``.
+
+    Examples
+    --------
+    >>> from sklearn_dfd.export import to_executorch
+    >>> to_executorch(pipe, "detector.pte")  # doctest: +SKIP
+    """
+    features, classifier, mirrored = detector_steps(pipe)
+    import_extra("executorch.exir", "to_executorch")
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    side = features.image_size
+    with own_torch_state(torch.device("cpu")):
+        trunk = Trunk(trunk_weights(features), features.layer_)
+        model = _FromSquared(trunk, classifier.net_.module_, mirrored).eval()
+        example = torch.zeros((1, side, side, 3), dtype=torch.uint8)
+        program = to_edge_transform_and_lower(
+            torch.export.export(model, (example,)),
+            partitioner=[XnnpackPartitioner()],
+            constant_methods=file_metadata(features, classifier),
+        ).to_executorch()
+    Path(path).write_bytes(program.buffer)
+
+
+class _FromSquared(nn.Module):
+    """From squashed pixels to probabilities, by modules that torch's converters know."""
+
+    def __init__(self, trunk, tail, mirrored):
+        super().__init__()
+        self.mirrored = mirrored
+        self.trunk = trunk
+        self.tails = nn.ModuleList(_FoldedTail(member) for member in tail.members())
+        self.requires_grad_(False)
+        for parameter in self.parameters():  # XNNPACK orders them itself, from torch's order only
+            parameter.data = parameter.clone(memory_format=torch.contiguous_format)
+
+    def forward(self, images):
+        if self.mirrored:
+            images = torch.cat([images, images.flip(2)])
+        rows = self.trunk(images)
+        x = sum(tail(rows).softmax(1) for tail in self.tails) / len(self.tails)
+        return x.mean(0, keepdim=True) if self.mirrored else x
+
+
+class _FoldedTail(nn.Module):
+    """From features to logits, by the trained blocks with BatchNorm folded in, and the head."""
+
+    def __init__(self, tail):
+        super().__init__()
+        self.shape = tail.input_shape
+        self.blocks = folded_blocks(tail)
+        self.head = nn.Sequential(*(copy.deepcopy(layer).cpu() for layer in head_layers(tail)))
+
+    def forward(self, x):
+        if self.blocks is not None:
+            x = self.blocks(x.unflatten(1, self.shape)).mean((2, 3))
+        return self.head(x)

@@ -1,0 +1,362 @@
+"""The detector for other runtimes: one file of ONNX, from images to probabilities."""
+
+import json
+import os
+import tempfile
+from functools import partial
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_consistent_length, column_or_1d
+from torch import nn
+
+from sklearn_dfd._core.images.decoding import load_rgb, to_rgb
+from sklearn_dfd._core.images.sources import as_image_list, describe, read_all, read_source
+from sklearn_dfd._core.network.mobilenet import Trunk, feature_shape
+from sklearn_dfd._core.network.onnx_graph import OnnxGraph
+from sklearn_dfd._core.runtime.devices import own_torch_state
+from sklearn_dfd._core.sklearn_private import Interval, validate_params
+from sklearn_dfd._core.validation import import_extra
+from sklearn_dfd._core.version import __version__
+from sklearn_dfd.exceptions import ImageError
+from sklearn_dfd.export._executorch import to_executorch
+from sklearn_dfd.export._exportable import (
+    detector_steps,
+    file_metadata,
+    folded_blocks,
+    head_layers,
+)
+from sklearn_dfd.features import trunk_weights
+from sklearn_dfd.metrics import bootstrap_interval
+
+__all__ = ["measure_onnx_loss", "to_executorch", "to_onnx"]
+
+
+@validate_params(
+    {
+        "pipe": "no_validation",
+        "path": [str, os.PathLike],
+        "calibration_images": "no_validation",
+    },
+    prefer_skip_nested_validation=True,
+)
+def to_onnx(pipe, path, *, calibration_images=None):
+    """Write a fitted detector as one ONNX file, which needs neither Python nor torch.
+
+    The model takes RGB images as they are, of any size, and does all the rest: squashing to a
+    square, normalisation, the network, and the probabilities. These differ from ``predict_proba``
+    by less than 1e-4.
+
+    Parameters
+    ----------
+    pipe : Pipeline or AugmentedClassifier
+        Fitted, of the two steps of :func:`~sklearn_dfd.make_deepfake_pipeline`, or what it makes
+        with ``preset="accurate"``: where that averages over both mirror images, so does the file.
+
+    path : str or path
+        File to write.
+
+    calibration_images : sequence of images, default=None
+        Where given, the network computes with integers of 8 bits, and the file is a quarter of the
+        size. The ranges of what flows through are measured on these images: take a hundred or more
+        of those that the detector was trained on. Probabilities then differ by several per cent,
+        single ones by much more: :func:`measure_onnx_loss` before you ship the file.
+
+    Raises
+    ------
+    TypeError
+        If ``pipe`` is another estimator. Take ``best_estimator_`` of a search; calibrations and
+        ensembles are not written.
+    NotFittedError
+        If ``pipe`` is not fitted.
+    ValueError
+        If the pipeline computes in bfloat16, which the file does not.
+    WeightsError
+        If the trunk's weights were left out when ``pipe`` was saved, and are not found.
+    ImageError
+        An OSError and a ValueError: a calibration image cannot be used.
+    ImportError
+        If onnx is not installed, or onnxruntime with ``calibration_images``.
+
+    See Also
+    --------
+    measure_onnx_loss : What the file's probabilities are worth.
+
+    Notes
+    -----
+    The input is called ``images``: uint8, of shape (n_images, height, width, 3), upright RGB. Both
+    n_images and the size are free from call to call; images of different sizes go in one call
+    each. The output is called ``probabilities``: float32, of shape (n_images, n_classes).
+
+    Squashing is that of Pillow to the last bit, and takes 24 bytes a pixel of the images while it
+    works: pass large photographs one at a time.
+
+    Decoding stays with the caller, and so does the orientation: of photographs from phones it is
+    in the EXIF data (:func:`PIL.ImageOps.exif_transpose`).
+
+    The file's metadata hold the ``classes`` (JSON, in the order of the probabilities), the
+    ``layer`` and the ``image_size``, the ``fingerprint`` of the trunk's weights, and the version of
+    this package.
+
+    Examples
+    --------
+    >>> import json
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> import onnxruntime
+    >>> from sklearn_dfd import make_deepfake_pipeline
+    >>> from sklearn_dfd.datasets import make_spliced_photos
+    >>> from sklearn_dfd.export import to_onnx
+    >>> photos = make_spliced_photos(40, random_state=0)
+    >>> pipe = make_deepfake_pipeline(weights=None, image_size=64, max_epochs=1, random_state=0)
+    >>> pipe = pipe.fit(photos.data, photos.target)
+    >>> with TemporaryDirectory() as directory:
+    ...     path = Path(directory, "detector.onnx")
+    ...     to_onnx(pipe, path)
+    ...     session = onnxruntime.InferenceSession(path)
+    >>> probability = session.run(None, {"images": photos.data[:5]})[0]
+    >>> bool(np.abs(probability - pipe.predict_proba(photos.data[:5])).max() < 1e-4)
+    True
+    >>> json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    [0, 1]
+    """
+    features, classifier, mirrored = detector_steps(pipe)
+    import_extra("onnx" if calibration_images is None else "onnxruntime", "to_onnx")
+    graph = OnnxGraph()
+    side = features.image_size
+    x = graph.add_squash("images", side)
+    if mirrored:  # once squashed: Pillow's filter is the same from both sides
+        x = graph.add_mirrored(x)
+    cpu = torch.device("cpu")
+    with own_torch_state(cpu):
+        x = graph.add_trunk(Trunk(trunk_weights(features), features.layer_), x)
+        shape = feature_shape(features.layer_, side)
+        tails = classifier.net_.module_.members()
+        logits = [_add_tail(graph, tail, x, shape) for tail in tails]
+    n_classes = len(classifier.classes_)
+    name = "of_both" if mirrored else "probabilities"
+    if len(logits) == 1:
+        x = graph.add("Softmax", *logits, axis=1, name=name)
+    else:
+        x = graph.add("Mean", *(graph.add("Softmax", each, axis=1) for each in logits), name=name)
+    if mirrored:
+        x = graph.add("Reshape", x, graph.constant(np.array([2, -1, n_classes])))
+        x = graph.add("ReduceMean", x, axes=[0], keepdims=0, name="probabilities")
+    model = graph.model(["n_images", "height", "width", 3], x, ["n_images", n_classes])
+    model.producer_name, model.producer_version = "sklearn-dfd", __version__
+    for key, value in file_metadata(features, classifier).items():
+        model.metadata_props.add(key=key, value=value)
+    if calibration_images is not None:
+        model = _quantized(model, calibration_images, side)
+    Path(path).write_bytes(model.SerializeToString())
+
+
+@validate_params(
+    {
+        "pipe": "no_validation",
+        "path": [str, os.PathLike],
+        "X": "no_validation",
+        "y": ["array-like"],
+        "groups": ["array-like", None],
+        "n_resamples": [Interval(Integral, 1, None, closed="left")],
+        "confidence_level": [Interval(Real, 0, 1, closed="neither")],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def measure_onnx_loss(
+    pipe,
+    path,
+    X,
+    y,
+    *,
+    groups=None,
+    n_resamples=1000,
+    confidence_level=0.95,
+    random_state=None,
+):
+    """Measure what is lost by the file of a detector: in ROC AUC, and in single probabilities.
+
+    Parameters
+    ----------
+    pipe : Pipeline or AugmentedClassifier
+        What was given to :func:`to_onnx`, of two classes.
+
+    path : str or path
+        The file that :func:`to_onnx` wrote.
+
+    X : sequence of n_images images
+        Photographs that the detector was not trained on, see
+        :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+
+    y : array-like of shape (n_images,)
+        Their labels; both classes must occur.
+
+    groups : array-like of shape (n_images,), default=None
+        What belongs together, and is resampled together for the interval.
+
+    n_resamples : int, default=1000
+        See :func:`~sklearn_dfd.metrics.bootstrap_interval`.
+
+    confidence_level : float, default=0.95
+        Of the interval.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the resamples.
+
+    Returns
+    -------
+    loss : :class:`~sklearn.utils.Bunch`
+        roc_auc, roc_auc_of_file : float
+            The scores of ``predict_proba`` and of the file.
+        lost, low, high : float
+            The former less the latter, and the ends of the confidence interval of that difference.
+        mean_difference, max_difference : float
+            By how much the probabilities of a photograph differ, on average and at most.
+
+    Raises
+    ------
+    TypeError, NotFittedError
+        If ``pipe`` is another estimator, or not fitted, see :func:`to_onnx`.
+    ValueError
+        If lengths differ, ``y`` has not the two classes of the detector, the file has others, or
+        there is one group only.
+    ImageError
+        An OSError and a ValueError: images cannot be used; it names them all.
+    ImportError
+        If onnxruntime is not installed.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn_dfd import make_deepfake_pipeline
+    >>> from sklearn_dfd.datasets import make_spliced_photos
+    >>> from sklearn_dfd.export import measure_onnx_loss, to_onnx
+    >>> photos = make_spliced_photos(60, random_state=0)
+    >>> train, test = photos.groups < 15, photos.groups >= 15
+    >>> pipe = make_deepfake_pipeline(weights=None, image_size=64, max_epochs=1, random_state=0)
+    >>> pipe = pipe.fit(photos.data[train], photos.target[train])
+    >>> with TemporaryDirectory() as directory:
+    ...     path = Path(directory, "detector.onnx")
+    ...     to_onnx(pipe, path)
+    ...     loss = measure_onnx_loss(
+    ...         pipe, path, photos.data[test], photos.target[test],
+    ...         groups=photos.groups[test], random_state=0,
+    ...     )
+    >>> f"{loss.max_difference:.3f}"
+    '0.000'
+    """
+    features, classifier, _ = detector_steps(pipe)
+    onnxruntime = import_extra("onnxruntime", "measure_onnx_loss")
+
+    images, y = as_image_list(X), column_or_1d(y)
+    check_consistent_length(images, y, groups)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    written = json.loads(session.get_modelmeta().custom_metadata_map.get("classes", "null"))
+    classes = json.loads(file_metadata(features, classifier)["classes"])
+    if written != classes:
+        raise ValueError(
+            f"{os.fspath(path)!r} is the file of another detector: its classes are {written}, not "
+            f"{classes}."
+        )
+    if len(classes) != 2 or set(y.tolist()) != set(classifier.classes_.tolist()):
+        raise ValueError(
+            f"y holds the labels {np.unique(y).tolist()} and the detector knows the classes "
+            f"{classes}: both must be the same two."
+        )
+    probability = np.empty((len(images), 2))
+    probability[:, 0] = pipe.predict_proba(images)[:, 1]
+    decode = partial(to_rgb, max_pixels=features.max_pixels)
+    for row in range(len(images)):  # one at a time: their sizes may differ
+        (image,) = read_all(images, decode, [row])
+        pixels = np.asarray(image)[np.newaxis]
+        probability[row, 1] = session.run(None, {"images": pixels})[0][0, 1]
+    low, high = bootstrap_interval(
+        _auc_lost,
+        y,
+        probability,
+        groups=groups,
+        n_resamples=n_resamples,
+        confidence_level=confidence_level,
+        random_state=random_state,
+    )
+    difference = np.abs(probability[:, 0] - probability[:, 1])
+    return Bunch(
+        roc_auc=float(roc_auc_score(y, probability[:, 0])),
+        roc_auc_of_file=float(roc_auc_score(y, probability[:, 1])),
+        lost=_auc_lost(y, probability),
+        low=low,
+        high=high,
+        mean_difference=float(difference.mean()),
+        max_difference=float(difference.max()),
+    )
+
+
+def _auc_lost(y, both):
+    """Area under the curve that the second column has less than the first."""
+    return float(roc_auc_score(y, both[:, 0]) - roc_auc_score(y, both[:, 1]))
+
+
+def _add_tail(graph, tail, x, shape):
+    """Add the trained blocks and the head, from features to logits."""
+    if tail.input_shape != shape:
+        x = graph.add("Reshape", x, graph.constant(np.array([-1, *tail.input_shape])))
+    blocks = folded_blocks(tail)
+    if blocks is not None:
+        x = graph.add("GlobalAveragePool", graph.add_blocks(blocks, x))
+    x = graph.add("Flatten", x)
+    for layer in head_layers(tail):
+        if isinstance(layer, nn.Linear):
+            weight, bias = graph.constant(layer.weight), graph.constant(layer.bias)
+            x = graph.add("Gemm", x, weight, bias, transB=1)
+        else:
+            x = graph.add("Relu", x)
+    return x
+
+
+def _quantized(model, images, side):
+    """Turn convolutions into those of integers, by the ranges that ``images`` give."""
+    import onnx
+    from onnxruntime import quantization
+
+    sources = as_image_list(images)
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.rows = iter(range(len(sources)))
+
+        def get_next(self):
+            row = next(self.rows, None)
+            if row is None:
+                return None
+            try:
+                return {"images": load_rgb(read_source(sources[row]), side)[np.newaxis]}
+            except (OSError, ValueError, TypeError) as error:
+                failure = (row, describe(sources[row]), str(error))
+                raise ImageError([failure], len(sources), hint="Leave it out.") from error
+
+    metadata = list(model.metadata_props)
+    # asks for no preparation: BatchNorm is folded, and the shapes are known
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    with tempfile.TemporaryDirectory() as directory:
+        written = Path(directory, "int8.onnx")
+        quantization.quantize_static(
+            model,
+            written,
+            Reader(),
+            op_types_to_quantize=["Conv", "Gemm"],
+            per_channel=True,
+            reduce_range=True,  # 7 bits of weights: sums of 8 overflow on processors without VNNI
+            weight_type=quantization.QuantType.QInt8,
+        )
+        quantized = onnx.load(written)
+    del quantized.metadata_props[:]
+    quantized.metadata_props.extend(metadata)
+    quantized.producer_name, quantized.producer_version = "sklearn-dfd", __version__
+    return quantized
