@@ -19,8 +19,9 @@ from sklearn.utils.validation import (
 )
 
 from sklearn_dfd._core.callbacks import CallbackSupportMixin, NoCallbacks, training_data
+from sklearn_dfd._core.feature_rows import Origin, origin_of
 from sklearn_dfd._core.groups import check_groups
-from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, tail_input_shape
+from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, tail_input_shape, trunk_names
 from sklearn_dfd._core.network.rows import Rows, distinct_rows, set_aside
 from sklearn_dfd._core.network.tail import Tail, Tails
 from sklearn_dfd._core.network.training import TailNet
@@ -29,7 +30,7 @@ from sklearn_dfd._core.runtime.devices import own_torch_state, resolve_device, w
 from sklearn_dfd._core.runtime.heap import kept_heap
 from sklearn_dfd._core.sklearn_private import Interval, StrOptions, check_sample_weight, fit_context
 from sklearn_dfd.exceptions import LossError
-from sklearn_dfd.weights import load_weights
+from sklearn_dfd.weights import fingerprint, load_weights
 
 _LARGEST = 1e30  # of a parameter that float32 must still hold after Adam's corrections
 _MEASURES = (
@@ -484,6 +485,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return X, y, check_sample_weight(sample_weight, X, ensure_non_negative=True)
 
     def _check_features(self, X, *, reset, name="X"):
+        self._check_origin(origin_of(X), name, reset)
         # values out of range are not finite then, and reported below; the sum of large ones may be
         with np.errstate(over="ignore", invalid="ignore"):
             X = validate_data(
@@ -499,6 +501,46 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 'images that could not be read are NaN with on_error="nan": leave them out.'
             )
         return X
+
+    def _check_origin(self, origin, name, reset):
+        """Raise where the trunk that made the rows is not the one that the tail goes on from."""
+        if reset:
+            self._origin = None if origin is None else tuple(origin)
+        if origin is None:
+            return
+        # with "pool" the head is trained on vectors of any kind
+        layer = self.layer if reset else self._fitted_shape[0]
+        if layer not in ("pool", origin.layer):
+            raise ValueError(
+                f"{name} was made by MobileNetV2Features(layer={origin.layer!r}), but this "
+                f"{type(self).__name__} goes on after layer={layer!r}. Both steps must be cut at "
+                f"one layer: make_deepfake_pipeline(layer={origin.layer!r}), or in a search "
+                'param_grid=[{"features__layer": [k], "classifier__layer": [k]} for k in (10, 15)].'
+            )
+        if reset:
+            self._check_weights(origin, name)
+        known = getattr(self, "_origin", None) or origin  # older files do not have it
+        for what, was, now in zip(Origin._fields, known, origin, strict=True):
+            if None not in (was, now) and was != now:
+                what = "weights of the fingerprint" if what == "fingerprint" else what
+                raise ValueError(
+                    f"{name} was made by MobileNetV2Features with {what} {now!r}, but this "
+                    f"{type(self).__name__} was fitted on features made with {was!r}: set it back, "
+                    "or fit again."
+                )
+
+    def _check_weights(self, origin, name):
+        """Raise where trunk and tail would start from the weights of two networks."""
+        if origin.fingerprint is None or self.layer in ("pool", LAST_BLOCK):
+            return
+        arrays = load_weights(self.weights)
+        own = fingerprint({key: arrays[key] for key in trunk_names(self.layer)})
+        if own != origin.fingerprint:
+            raise ValueError(
+                f"{name} was made by MobileNetV2Features with other weights than "
+                f"weights={self.weights!r}, which this {type(self).__name__} starts from: pass "
+                "both steps the same, as make_deepfake_pipeline(weights=...) does."
+            )
 
     def _encode(self, y, name):
         """Codes 0 to k - 1 of labels."""

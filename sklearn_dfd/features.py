@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from sklearn_dfd._core.callbacks import CallbackSupportMixin
 from sklearn_dfd._core.extraction import Extraction
+from sklearn_dfd._core.feature_rows import FeatureRows, Origin
 from sklearn_dfd._core.images.sources import as_image_list, describe, rows_of_nan
 from sklearn_dfd._core.network.engines import onnx_engine, resolve_engine, torch_engine
 from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
@@ -369,7 +370,8 @@ def features_and_failures(transformer, X):
     if failures and not go_on:
         raise ImageError(failures, len(images))
     features[sorted(faults)] = np.nan
-    return features, failures
+    origin = Origin(transformer.layer_, transformer.image_size, transformer.fingerprint_)
+    return FeatureRows(features, origin), failures
 
 
 def trunk_weights(transformer):

@@ -39,6 +39,7 @@ ROOMS = (
     "_core/groups",
     "_core/images",
     "_core/runtime",
+    "_core/feature_rows",
     "_core/callbacks",
     "_core/persistence",
     "_core/validation",

@@ -43,22 +43,43 @@ def test_parameters_reach_their_step():
     assert params["features__batch_size"] == "auto" and params["classifier__batch_size"] == 8
     assert list(pipe.named_steps) == ["features", "classifier"]
     assert len(pickle.dumps(pipe)) < 1000
-    with pytest.raises(TypeError, match="takes no engines, learning_rate: neither MobileNetV2Feat"):
-        make_deepfake_pipeline(learning_rate=1, lr=1e-3, engines="torch")
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [("learning_rate", "lr"), ("engines", "engine"), ("epochs", "max_epochs"), ("l1", "l1_factor")],
+)
+def test_unknown_parameters_are_refused_with_the_one_that_is_meant(name, suggested):
+    with pytest.raises(TypeError, match=f"takes no '{name}'.* Did you mean '{suggested}'"):
+        make_deepfake_pipeline(**{name: 1}, n_tails=2)
+    with pytest.raises(TypeError, match=r"has a parameter of that name\.$"):
+        make_deepfake_pipeline(zzz=1)
+
+
+def test_rows_of_nan_are_not_offered():
+    """The classifier takes none: fit, predict and detect would fail because of them."""
+    with pytest.raises(TypeError, match="takes no on_error"):
+        make_deepfake_pipeline(on_error="nan")
+
+
+def test_verbose_reaches_both_steps():
+    features, classifier = make_deepfake_pipeline(verbose=1)
+    assert features.verbose == classifier.verbose == 1
 
 
 @pytest.mark.parametrize("preset", [None, "accurate"])
 def test_every_parameter_of_either_step_is_taken(preset):
     of_features, of_classifier = MobileNetV2Features(), DeepFakeClassifier()
     names = of_features.get_params().keys() | of_classifier.get_params().keys()
+    names -= {"on_error"}
     given = {name: object() for name in names}
     pipe = make_deepfake_pipeline(preset=preset, **given)
     features, classifier = pipe if preset is None else pipe.estimator
     for name in classifier.get_params():
         assert getattr(classifier, name) is given[name]
-    for name in features.get_params().keys() - {"batch_size", "verbose"}:
+    for name in features.get_params().keys() - {"batch_size", "on_error"}:
         assert getattr(features, name) is given[name]
-    assert features.batch_size == "auto" and features.verbose == 0
+    assert features.batch_size == "auto" and features.on_error == "raise"
 
 
 def test_accurate_preset(photos):

@@ -1,0 +1,81 @@
+"""Rows of features that know which network made them, so that the classifier can check."""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_COLUMN = re.compile(r"mobilenetv2_(?:block(\d+)|(pool))_\d+")
+
+
+class Origin(NamedTuple):
+    """What made rows of features.
+
+    Parameters
+    ----------
+    layer : int or "pool"
+        The last block of the trunk.
+    image_size : int or None
+        Side of the resized images, in pixels; None where it is not known.
+    fingerprint : str or None
+        Hash of the weights of the trunk; None where it is not known.
+    """
+
+    layer: int | str
+    image_size: int | None
+    fingerprint: str | None
+
+
+class FeatureRows(np.ndarray):
+    """An array of features with their origin.
+
+    Rows that are selected, copied, pickled or sent to a worker keep it, also as a memory map of
+    joblib's. The result of a computation is a plain array.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_images, n_features)
+        They are not copied.
+    origin : Origin
+    """
+
+    origin: Origin | None
+
+    def __new__(cls, rows: np.ndarray, origin: Origin | None) -> "FeatureRows":
+        made = rows.view(cls)
+        made.origin = origin
+        return made
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.origin = getattr(source, "origin", None)
+
+    def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False):
+        plain = array.view(np.ndarray)
+        return plain.reshape(1)[0] if plain.ndim == 0 else plain
+
+    def __reduce__(self):
+        # the array within is pickled as any other: joblib can hand it over as a memory map
+        return FeatureRows, (self.view(np.ndarray), self.origin)
+
+
+def origin_of(X: Any) -> Origin | None:
+    """Find out what made rows of features.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows as the transformer returned them, a selection of these, or a table whose columns have
+        the names that the transformer gave them.
+
+    Returns
+    -------
+    origin : Origin or None
+        None where nothing tells.
+    """
+    if isinstance(X, FeatureRows):
+        return X.origin
+    columns = getattr(X, "columns", None)
+    match = None if columns is None else _COLUMN.fullmatch(str(next(iter(columns), "")))
+    if match is None:
+        return None
+    return Origin("pool" if match[2] else int(match[1]), None, None)
