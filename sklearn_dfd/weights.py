@@ -1,15 +1,21 @@
-"""Where MobileNetV2's weights come from, and whether they are what they claim to be.
+"""Where MobileNetV2's weights come from, and whether they are what they should be.
 
-Weights travel as a plain dictionary: torchvision's parameter names, from ``features.0.0.weight``
-to ``features.18.1.running_var``, to float32 arrays. The ImageNet classifier is left out.
+Weights are passed on as a plain dictionary from torchvision's parameter names, such as
+``features.0.0.weight`` and ``features.18.1.running_var``, to float32 arrays. The ImageNet
+classifier is left out.
 """
 
+import difflib
 import hashlib
 import os
+import re
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from sklearn_dfd._core.network.mobilenet import architecture
@@ -18,30 +24,38 @@ from sklearn_dfd.exceptions import WeightsError
 # torchvision's MobileNet_V2_Weights.IMAGENET1K_V1.url, without importing torchvision
 IMAGENET_URL = "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"
 _RANDOM_SEED = 0
+_STEM = "features.0.0.weight"  # the first parameter of mobilenet_v2
+_SAVE = "torch.save(model.state_dict(), 'mobilenet_v2.pth')"
+_MAGIC = {
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+    b"\x89HDF": "an HDF5 file, as Keras writes it",
+}
 
 
-def load_weights(weights):
+def load_weights(weights: str | os.PathLike[str] | None) -> dict[str, npt.NDArray[np.float32]]:
     """Load the weights of MobileNetV2's feature blocks.
 
     Parameters
     ----------
     weights : "imagenet", path or None
-        ``"imagenet"`` is torchvision's ``MobileNet_V2_Weights.IMAGENET1K_V1``, downloaded once
-        into torch's own cache (``torch.hub.get_dir()``), its hash verified also when found there.
-        A path names a state dict of torchvision's ``mobilenet_v2``, saved by ``torch.save``;
-        it is read with ``weights_only=True``. None gives random weights from a fixed seed, the
-        same on every machine.
+        ``"imagenet"`` stands for torchvision's ``MobileNet_V2_Weights.IMAGENET1K_V1``. They are
+        downloaded once into torch's own cache (``torch.hub.get_dir()``), and their hash is verified
+        each time they are read. A path is that of a state dict of torchvision's ``mobilenet_v2``,
+        saved by ``torch.save``; it is read with ``weights_only=True``. None gives random weights
+        from a fixed seed, which are the same on every machine.
 
     Returns
     -------
     arrays : dict of str to ndarray of float32
-        A dictionary of its own, over arrays that are shared and read-only.
+        A new dictionary of arrays that are shared and read-only.
 
     Raises
     ------
     WeightsError
-        An OSError and a ValueError. Names the URL and the file where there is no network, the
-        file where it is damaged, and the first tensors that do not fit the architecture.
+        If the weights cannot be downloaded (the message names the URL and the file to put them
+        in), or the file is missing, damaged or not a state dict of ``mobilenet_v2`` (the message
+        names the first tensors that do not fit). A WeightsError is an OSError and a ValueError.
     """
     if weights is None:
         return dict(_random_weights())
@@ -55,13 +69,15 @@ def load_weights(weights):
     except WeightsError:
         raise
     except FileNotFoundError as error:
-        raise WeightsError(f"weights={str(weights)!r}: there is no such file.") from error
+        raise WeightsError(_no_such_file(os.fspath(weights), path)) from error
     except (OSError, ValueError) as error:
         raise WeightsError(f"weights={str(weights)!r} cannot be read: {error}.") from error
 
 
-def find_weights(weights, names, expected):
-    """Load some of the weights again, by their fingerprint.
+def find_weights(
+    weights: str | os.PathLike[str] | None, names: Iterable[str], expected: str
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Load some of the weights again, those with a known fingerprint.
 
     Parameters
     ----------
@@ -75,17 +91,19 @@ def find_weights(weights, names, expected):
     Returns
     -------
     arrays : dict of str to ndarray of float32
+        The arrays with these names.
 
     Raises
     ------
     WeightsError
-        If there are none, or others. Names the fingerprint.
+        If the weights cannot be loaded or have another fingerprint; the message names the expected
+        one.
     """
     wanted = (
-        f"the weights of this transformer were left out when it was saved, and are wanted again "
-        f"(fingerprint {expected})"
+        "this transformer was saved without its weights, and needs them now (fingerprint "
+        f"{expected})"
     )
-    todo = "Give them by set_params(weights=<path of the state dict that it was fitted with>)."
+    todo = "Name them by set_params(weights=<path of the state dict that it was fitted with>)."
     try:
         arrays = load_weights(weights)
     except WeightsError as error:
@@ -93,21 +111,22 @@ def find_weights(weights, names, expected):
     arrays = {name: arrays[name] for name in names}
     found = fingerprint(arrays)
     if found != expected:
-        raise WeightsError(f"{wanted}: weights={weights!r} gives others ({found}). {todo}")
+        raise WeightsError(f"{wanted}: weights={weights!r} are others ({found}). {todo}")
     return arrays
 
 
-def imagenet_path():
-    """Path of the ImageNet weights in torch's cache, whether they are there or not."""
+def imagenet_path() -> Path:
+    """Return the path of the ImageNet weights in torch's cache, whether they are there or not."""
     return Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_URL.rsplit("/", 1)[1]
 
 
-def fingerprint(arrays):
-    """Hash of weights: the same for equal names, shapes and values, on every machine.
+def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
+    """Compute a hash of weights: the same for equal names, shapes and values on every machine.
 
     Parameters
     ----------
     arrays : dict of str to ndarray of float32
+        Weights by name, in any order.
 
     Returns
     -------
@@ -122,15 +141,23 @@ def fingerprint(arrays):
     return digest.hexdigest()
 
 
-def _is_imagenet(weights):
+def _is_imagenet(weights: object) -> bool:
     return isinstance(weights, str) and weights == "imagenet"
 
 
-def _imagenet_hash():
+def _imagenet_hash() -> str:
     return IMAGENET_URL.rsplit("-", 1)[1].removesuffix(".pth")
 
 
-def _download(path):
+def _no_such_file(weights: str, path: Path) -> str:
+    where = "" if str(path) == weights else f" ({path})"
+    hint = ""
+    if difflib.get_close_matches(path.name.lower(), ["imagenet", "imagenet1k_v1", "default"]):
+        hint = ' Use weights="imagenet" for the ImageNet weights of torchvision.'
+    return f"weights={weights!r}: there is no such file{where}.{hint}"
+
+
+def _download(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # into a temporary file beside it, hashed, then renamed: never half a file in the cache
@@ -147,8 +174,8 @@ def _download(path):
 
 
 @lru_cache(maxsize=4)
-def _read(path, verify, _version):
-    """Read and check a file; kept until the file changes, since every fit asks again."""
+def _read(path: Path, verify: bool, _version: object) -> dict[str, npt.NDArray[np.float32]]:
+    """Read and check a file; the result is kept until the file changes, as every fit asks again."""
     if verify:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if not digest.startswith(_imagenet_hash()):
@@ -162,20 +189,42 @@ def _read(path, verify, _version):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of another kind makes torch.load raise almost anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _why_not_loaded(path, str(error))
         raise WeightsError(
-            f"weights={str(path)!r} cannot be read as a state dict saved by torch.save "
-            f"(weights_only=True): {reason}"
+            f"weights={str(path)!r} cannot be read as a state dict: {reason}"
         ) from error
     return _checked(state, path)
 
 
-def _checked(state, path):
+def _why_not_loaded(path: Path, message: str) -> str:
+    """Say what a file is that torch.load refuses; its own message advises to run code in it."""
+    found = re.search(r"(?:GLOBAL|global:?|class) ([\w.]+\.[\w.]+)", message)
+    if found is not None:
+        return (
+            f"it holds an object of {found[1]}, which could run code when it is loaded. Save the "
+            f"weights alone, where you trust the file: {_SAVE}."
+        )
+    with path.open("rb") as file:
+        start = file.read(8)
+    if not start:
+        return "it is empty."
+    for magic, kind in _MAGIC.items():
+        if start.startswith(magic):
+            return f"it is {kind}."
+    if path.suffix == ".safetensors":
+        load = f"safetensors.torch.load_file({str(path)!r})"
+        return f"it is in another format: torch.save({load}, 'mobilenet_v2.pth')."
+    return f"it is damaged, or not a file that {_SAVE} wrote."
+
+
+def _checked(state: Any, path: Path) -> dict[str, npt.NDArray[np.float32]]:
     if not isinstance(state, dict):
         raise WeightsError(
-            f"weights={str(path)!r} holds a {type(state).__name__}, not a state dict: save "
-            "mobilenet_v2().state_dict()."
+            f"weights={str(path)!r} holds a {type(state).__name__}, not a state dict: save one by "
+            f"{_SAVE}."
         )
+    if _STEM not in state:
+        _refuse_wrapped(state, path)
     arrays, faults = {}, []
     for name, expected in architecture().state_dict().items():
         if name.endswith("num_batches_tracked"):
@@ -203,21 +252,44 @@ def _checked(state, path):
     return arrays
 
 
-def _frozen(array):
-    # copied, so that nobody can write through the tensor it came from
+def _refuse_wrapped(state: dict[Any, Any], path: Path) -> None:
+    """Tell how to unwrap a state dict that lies in a checkpoint, or whose names have a prefix."""
+    for key, inner in [(None, state), *state.items()]:
+        if not isinstance(inner, dict):
+            continue
+        for name in inner:
+            if not ((isinstance(name, str) and name.endswith(f".{_STEM}")) or name == _STEM):
+                continue
+            prefix = name.removesuffix(_STEM)
+            what = "" if key is None else f" under the key {key!r}"
+            what += f" with {prefix!r} before each name" if prefix else ""
+            lines = ["import torch", f"state = torch.load({str(path)!r}, weights_only=True)"]
+            if key is not None:
+                lines.append(f"state = state[{key!r}]")
+            if prefix:
+                lines.append(f"state = {{k.removeprefix({prefix!r}): state[k] for k in state}}")
+            lines.append("torch.save(state, 'mobilenet_v2.pth')")
+            raise WeightsError(
+                f"weights={str(path)!r} holds a state dict{what}. Save it by itself, and pass "
+                "weights='mobilenet_v2.pth':\n" + "\n".join(f"  {line}" for line in lines)
+            )
+
+
+def _frozen(array: np.ndarray) -> npt.NDArray[np.float32]:
+    # copied, so that it cannot be changed through the tensor it came from
     array = np.array(array, dtype=np.float32)
     array.flags.writeable = False
     return array
 
 
 @lru_cache(maxsize=1)
-def _random_weights():
-    """Random weights that keep the scale of what flows through them.
+def _random_weights() -> dict[str, npt.NDArray[np.float32]]:
+    """Draw random weights that keep the scale of the activations.
 
-    torchvision's own initialisation shrinks activations to 1e-7 by block 15, which the eps of
-    the BatchNorm layers then swallows. Here every convolution has variance gain / fan_in, the
-    rule of He et al. (2015), and BatchNorm is the identity. numpy's legacy generator is frozen,
-    so that the numbers, and their fingerprint, are the same with every version of torch.
+    torchvision's own initialisation shrinks the activations to 1e-7 by block 15, where the eps of
+    the BatchNorm layers dominates. Here every convolution has variance gain / fan_in, the rule of
+    He et al. (2015), and BatchNorm is the identity. numpy's legacy generator is frozen, so that
+    the numbers and their fingerprint are the same with every version of torch.
     """
     rng = np.random.RandomState(_RANDOM_SEED)
     arrays = {}

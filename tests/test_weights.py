@@ -76,9 +76,16 @@ def test_missing_path(tmp_path):
         load_weights(tmp_path / "nowhere.pth")
 
 
-def test_misspelt_imagenet():
-    with pytest.raises(WeightsError, match=r"weights='ImageNet'.*no such file"):
-        load_weights("ImageNet")
+@pytest.mark.parametrize("name", ["ImageNet", "imagnet", "IMAGENET1K_V1", "DEFAULT"])
+def test_misspelt_imagenet(name):
+    with pytest.raises(WeightsError, match=rf'{name}.*no such file.* weights="imagenet" for'):
+        load_weights(name)
+
+
+def test_path_at_home_that_is_missing_is_shown_in_full(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match=rf"'~/mine.pth': .*no such file \({tmp_path}/mine.pth"):
+        load_weights("~/mine.pth")
 
 
 def test_directory(tmp_path):
@@ -90,8 +97,36 @@ def test_directory(tmp_path):
 def test_file_of_another_kind(tmp_path, content):
     path = tmp_path / "odd.pth"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"odd\.pth.*cannot be read as a state dict"):
+    with pytest.raises(WeightsError, match=r"odd\.pth.*cannot be read as a state dict") as error:
         load_weights(path)
+    assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"", "it is empty"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "a JPEG image"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    ],
+)
+def test_kind_of_file_is_named(tmp_path, start, kind):
+    path = tmp_path / "odd.pth"
+    path.write_bytes(start and start + bytes(100))
+    with pytest.raises(WeightsError, match=rf"odd\.pth.*{kind}"):
+        load_weights(path)
+
+
+def test_pickled_module_is_told_to_save_its_state_dict(tmp_path):
+    path = tmp_path / "module.pth"
+    torch.save(torch.nn.Linear(2, 2), path)
+    with pytest.raises(WeightsError) as error:
+        load_weights(path)
+    message = str(error.value)
+    assert "torch.nn.modules.linear.Linear" in message
+    assert "torch.save(model.state_dict()" in message
+    assert "likely" not in message and "weights_only" not in message
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
@@ -132,9 +167,21 @@ def test_something_else_saved_by_torch(saved, content):
         load_weights(saved(content))
 
 
-def test_checkpoint_around_the_state_dict(saved, state):
-    with pytest.raises(WeightsError, match=f"{STEM} is missing"):
-        load_weights(saved({"epoch": 3, "state_dict": state}))
+WRAPPED = {
+    "checkpoint": lambda state: {"epoch": 3, "state_dict": state},
+    "parallel": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "both": lambda state: {"model": {f"net.{name}": tensor for name, tensor in state.items()}},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_hint_how_to_unwrap_a_state_dict_works(saved, state, kind, tmp_path, monkeypatch):
+    with pytest.raises(WeightsError, match=r"holds a state dict .* Save it by itself") as error:
+        load_weights(saved(WRAPPED[kind](state)))
+    _, *lines = str(error.value).splitlines()
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(line.strip() for line in lines), {})
+    assert_same_arrays(load_weights("mobilenet_v2.pth"), state)
 
 
 def test_another_architecture(saved):
