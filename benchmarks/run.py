@@ -55,8 +55,8 @@ the ratio that would then be:
   before the first image is computed each file is read, hashed and its header checked, so that a
   bad one shows at once and a known one is not computed.
 - **Training** runs the same convolutions by the same library as the notebook's loop. What the
-  package adds is the order of the maps, BatchNorm and its activation in half the memory, batches
-  that are sliced, and a heap that is kept. The limit's ratio is what would be left if a step were
+  package adds is the order of the maps, BatchNorm and its activation in half the memory,
+  and batches that are sliced. The limit's ratio is what would be left if a step were
   nothing but products of matrices; where it is below a target, no program reaches that on this
   machine. Most of the rest of a step are the passes of BatchNorm and its activation over memory,
   forwards and backwards; and measuring the training rows after each epoch is a pass of its own,

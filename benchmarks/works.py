@@ -16,7 +16,6 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline
 
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
-from sklearn_dfd._core.runtime.heap import kept_heap
 from sklearn_dfd.feature_store import IN_PROCESS
 
 N_ROWS, N_VALID = 1305, 327
@@ -90,8 +89,7 @@ def our_epoch(weights):
     def run():
         net.history.new_epoch()
         batches = net.get_iterator(rows, training=True)
-        with kept_heap():  # as within fit
-            net.run_single_epoch(batches, training=True, prefix="train", step_fn=net.train_step)
+        net.run_single_epoch(batches, training=True, prefix="train", step_fn=net.train_step)
 
     return run
 
@@ -227,7 +225,7 @@ def machine(paths):
     source, target = torch.rand(2**26), torch.empty(2**26)
 
     def run():
-        with torch.inference_mode(), kept_heap():
+        with torch.inference_mode():
             convolution = _rate(lambda: torch.conv2d(x, weight), 2 * 64 * 49 * 320 * 1280)
             product = max(
                 _rate(lambda: torch.mm(a, b, out=c), 2 * 1024**3),

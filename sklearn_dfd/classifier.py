@@ -1,12 +1,14 @@
-"""The classifier: scikit-learn's face of the tail and its training."""
+"""The classifier: what scikit-learn sees of the tail and its training."""
 
-import copy
-from contextlib import nullcontext
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from os import PathLike
+from typing import Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.class_weight import compute_class_weight
@@ -21,122 +23,121 @@ from sklearn.utils.validation import (
 from sklearn_dfd._core.callbacks import CallbackSupportMixin, NoCallbacks, training_data
 from sklearn_dfd._core.feature_rows import Origin, origin_of
 from sklearn_dfd._core.groups import check_groups
+from sklearn_dfd._core.images.sources import ImageView, describe
+from sklearn_dfd._core.network.fitting import Fitting, one_cycle
 from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, tail_input_shape, trunk_names
 from sklearn_dfd._core.network.rows import Rows, distinct_rows, set_aside
 from sklearn_dfd._core.network.tail import Tail, Tails
 from sklearn_dfd._core.network.training import TailNet
 from sklearn_dfd._core.persistence import restored_state, saved_state
 from sklearn_dfd._core.runtime.devices import own_torch_state, resolve_device, working_device
-from sklearn_dfd._core.runtime.heap import kept_heap
 from sklearn_dfd._core.sklearn_private import Interval, StrOptions, check_sample_weight, fit_context
 from sklearn_dfd.exceptions import LossError
 from sklearn_dfd.weights import fingerprint, load_weights
 
-_LARGEST = 1e30  # of a parameter that float32 must still hold after Adam's corrections
-_MEASURES = (
-    "epoch",
-    "train_loss",
-    "train_loss_penalized",
-    "train_accuracy",
-    "valid_loss",
-    "valid_accuracy",
-)
+_LARGEST = 1e30  # of a parameter, so that float32 still holds it after Adam's corrections
 
 
 class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
-    """Fine-tuned tail of MobileNetV2 with an L1 penalty.
+    """Fine-tune the last blocks of MobileNetV2 on features of images, with an L1 penalty.
 
-    The blocks of MobileNetV2 [1]_ after ``layer``, average pool, and a new head are trained
-    on the features that :class:`MobileNetV2Features` gives at the same ``layer``, by Adam, on
-    the cross-entropy plus ``l1_factor`` times the L1 norm of all the parameters of the tail.
+    The *tail* of the network is trained: the blocks of MobileNetV2 [1]_ after ``layer``, which
+    start from their ImageNet weights, an average pool and a new head of fully connected layers.
+    Its input are rows of features, as :class:`MobileNetV2Features` computes them with the same
+    ``layer``; it does not take images. Adam minimises the cross-entropy plus ``l1_factor`` times
+    the L1 norm of all parameters of the tail.
 
-    Rows that are identical, label included, count as one row with their weights added. So
-    ``sample_weight=2`` is exactly the same as two copies of a row, the order of the rows does
-    not matter, and no copy can be on both sides of the split that ``early_stopping`` makes.
+    Identical rows with the same label count as one row, whose weight is the sum of theirs. A
+    ``sample_weight`` of 2 is therefore exactly equivalent to two copies of a row, the order of the
+    rows does not matter, and copies of a row are never on both sides of the split that
+    ``early_stopping`` makes.
 
     Parameters
     ----------
     layer : int or "pool", default=15
-        The last block of the trunk that made the features, 0 to 18. With ``"pool"`` the head
-        alone is trained, on vectors of any width.
+        The last block that the features were computed with, from 0 to 18. With ``"pool"`` only the
+        head is trained, on vectors of any width.
 
     weights : "imagenet", path or None, default="imagenet"
-        Weights that the blocks of the tail start from, see :class:`MobileNetV2Features`. Not
-        used, nor looked for, with ``layer="pool"`` or ``layer=18``.
+        The weights that the blocks of the tail start from, see :class:`MobileNetV2Features`. They
+        are not needed, and not loaded, with ``layer="pool"`` or ``layer=18``.
 
     hidden_layer_sizes : array-like of int, default=(512, 256)
-        Widths of the hidden layers of the head, between 1280 pooled features and the logits.
+        The widths of the hidden layers of the head, between the 1280 pooled features and the
+        logits.
 
     dropout : float, default=0.2
-        Probability of zeroing a hidden unit of the head in training.
+        The probability of zeroing each hidden unit of the head in training.
 
     lr : float, default=1e-4
-        Learning rate of Adam.
+        The learning rate of Adam.
 
     lr_schedule : {"constant", "one_cycle"}, default="constant"
-        ``"one_cycle"`` lets the learning rate of ``fit`` rise to ``lr`` over the first three
-        tenths of all steps, and fall to nothing until the last one [2]_: more epochs then do not
-        overshoot.
+        How the learning rate changes during ``fit``. ``"one_cycle"`` raises it to ``lr`` over the
+        first 30 % of all steps and lowers it to almost zero until the last step [2]_.
 
     label_smoothing : float, default=0.0
-        Share of each label that is spread evenly over all classes in training [3]_, from 0 to
-        less than 1: probabilities of a detector that fits every row stay away from 0 and 1.
+        The share of each label that is spread evenly over all classes in training [3]_, from 0 to
+        less than 1. It keeps the probabilities of a detector that fits every row away from 0 and
+        1.
 
     ema_decay : float or None, default=None
-        Where given, the classifier predicts, and measures its epochs, with an exponential moving
-        average of the weights and BatchNorm statistics of all steps, of this decay [4]_; it falls
-        short of it in the first steps. 0.995 averages over about 200 steps. None for the weights
-        of the last step.
+        The decay of an exponential moving average of the weights and BatchNorm statistics over all
+        steps [4]_. If given, the averages predict and are what is measured after each epoch; the
+        decay is smaller in the first steps. 0.995 averages over about 200 steps. With None, the
+        weights of the last step are used.
 
     n_tails : int, default=1
-        Tails to train, each with a head of its own that starts from other values, rows in an order
-        of its own, and dropout of its own. The probabilities are the mean of theirs [5]_: what a
-        single training ends with is in part chance. Time and memory grow with them.
+        The number of tails to train. Each has its own random head, order of rows and dropout, and
+        the predicted probabilities are the mean of theirs [5]_, because the result of a single
+        training depends in part on chance. Training time and memory are proportional to it.
 
     l1_factor : float, default=1e-4
-        Weight of the L1 norm of all parameters of the tail, BatchNorm and biases included. That
+        The weight of the L1 norm of all parameters of the tail, BatchNorm and biases included. The
         norm is about 5.5e4 at the start, so that 1e-4 adds 5.5 to a cross-entropy of 0.69.
 
     max_epochs : int, default=10
-        Passes over the training rows.
+        The number of passes over the training rows.
 
     batch_size : int, default=64
-        Rows a step. A last batch of one row, whose statistics BatchNorm should not learn from,
-        joins the one before it.
+        The number of rows per step. If one row would be left for the last batch, it joins the batch
+        before it, because BatchNorm cannot take statistics over a single row.
 
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, as everywhere in scikit-learn.
+        The weights of the classes, as for the classifiers of scikit-learn. They multiply the
+        weights of all rows of ``fit``, including the validation rows; ``"balanced"`` computes them
+        from ``y`` and ``sample_weight``.
 
     early_stopping : bool, default=False
-        Whether to stop when the validation loss no longer falls, and to keep the weights of
-        the best epoch. The validation rows are ``X_val`` where ``fit`` is given some, and
-        otherwise set aside from the training rows: stratified, whole groups where ``groups``
+        Whether to stop training when the validation loss no longer falls, and to keep the weights
+        of the best epoch. The validation rows are ``X_val`` if ``fit`` is given any. Otherwise some
+        of the training rows are set aside, stratified by class and in whole groups if ``groups``
         are given.
 
     validation_fraction : float, default=0.1
-        Fraction of the rows to set aside with ``early_stopping`` and no ``X_val``. As near as
-        whole groups allow.
+        The fraction of the rows to set aside with ``early_stopping`` if there is no ``X_val``. With
+        ``groups`` it is as near to that as whole groups allow.
 
     n_iter_no_change : int, default=5
-        Epochs without a lower validation loss after which ``early_stopping`` stops.
+        The number of epochs without a lower validation loss after which ``early_stopping`` stops.
 
     warm_start : bool, default=False
-        Whether ``fit`` goes on from the weights of the last call, with Adam's moments at zero,
-        instead of starting afresh.
+        Whether ``fit`` continues from the weights of the last call, with new moments of Adam,
+        instead of starting over.
 
     device : str or list of str, default="auto"
-        ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-        Of several, as ``["cuda:0", "cuda:1"]``, a fit holds one: whatever is fitted at the same
-        time, in threads, in processes of ``n_jobs`` or in Dask workers of this machine, holds
-        another, or waits.
+        The device to train and predict on: ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``,
+        ``"cuda"``, ``"cuda:1"`` or ``"mps"``. From a list such as ``["cuda:0", "cuda:1"]`` each fit
+        takes a device that no other fit is using, whether in threads, in processes of ``n_jobs`` or
+        in Dask workers on this machine, and waits while there is none.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the initial heads, the order of the rows, dropout, and the split of
-        ``early_stopping``. The global generators of numpy and torch are neither read, unless
-        this is None, nor changed.
+        Determines the initial heads, the order of the rows, dropout and the split of
+        ``early_stopping``. The global random states of numpy and torch are never changed, and only
+        read if this is None.
 
     verbose : int, default=0
-        1 prints a row of figures an epoch.
+        Whether to print one row of figures per epoch (1) or nothing (0).
 
     Attributes
     ----------
@@ -144,38 +145,43 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         The labels, sorted.
 
     n_features_in_ : int
-        Width of a row.
+        The number of features per row.
 
     net_ : skorch.NeuralNet
-        The trained net; ``net_.module_`` is the torch module.
+        The trained net. ``net_.module_.tails`` are its tails, as torch modules.
 
     history_ : list of dict
-        One row an epoch, fit for ``pandas.DataFrame``: ``epoch`` (from 1), ``train_loss`` (mean
-        cross-entropy), ``train_loss_penalized`` (with the L1 penalty), ``train_accuracy``, and,
-        with validation rows, ``valid_loss`` and ``valid_accuracy``. All measured after the
-        epoch in evaluation mode: no dropout, fixed BatchNorm statistics. Of several tails
-        ``train_loss_penalized`` adds the mean of their penalties.
+        One entry per epoch, which ``pandas.DataFrame`` takes as rows: ``epoch`` (from 1),
+        ``train_loss`` (mean cross-entropy), ``train_loss_penalized`` (with the L1 penalty),
+        ``train_accuracy`` and, with validation rows, ``valid_loss`` and ``valid_accuracy``. All are
+        measured after the epoch in evaluation mode, without dropout and with fixed BatchNorm
+        statistics, and weighted by the weights of the rows times those of their classes. With
+        several tails ``train_loss_penalized`` adds the mean of their penalties.
 
     n_iter_ : int
-        Epochs trained.
+        The number of epochs trained.
 
     best_epoch_ : int
-        The epoch (from 1) whose weights were kept: that of the lowest validation loss with
-        ``early_stopping``, otherwise the last.
+        The epoch (from 1) whose weights were kept: the one with the lowest validation loss with
+        ``early_stopping``, otherwise the last one.
 
     See Also
     --------
-    MobileNetV2Features : Makes the features.
-    make_deepfake_pipeline : Both in one Pipeline.
+    MobileNetV2Features : Computes the features.
+    make_deepfake_pipeline : Makes a Pipeline of both.
 
     Notes
     -----
-    With scikit-learn 1.9 or later ``set_callbacks`` takes its callbacks, such as
+    With scikit-learn 1.9 or later, ``set_callbacks`` takes callbacks such as
     :class:`~sklearn.callback.ProgressBar` and :class:`~sklearn.callback.ScoringMonitor`. Each
-    epoch of ``fit`` is a task; at its end callbacks get the rows that are trained on, without
-    those that ``early_stopping`` sets aside, and a ``fitted_estimator`` with the weights of that
-    epoch. Where one returns True, training stops as after the last epoch. ``partial_fit`` calls
-    none.
+    epoch of ``fit`` is a task. When it ends, callbacks are given the rows that are trained on,
+    without those that ``early_stopping`` sets aside, and a ``fitted_estimator`` with the weights of
+    that epoch. If one of them returns True, training stops as it does after the last epoch.
+    ``partial_fit`` calls no callbacks.
+
+    If ``fit`` or ``partial_fit`` is interrupted (Ctrl-C) or fails during training, the classifier
+    keeps the weights of the last whole epoch, with ``early_stopping`` those of the best one, and
+    can predict. If no epoch was completed it is not fitted.
 
     References
     ----------
@@ -238,31 +244,35 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     }
 
     net_: TailNet
+    classes_: npt.NDArray[np.generic]
+    history_: list[dict[str, float]]
+    n_iter_: int
+    best_epoch_: int
 
     def __init__(
         self,
-        layer=15,
+        layer: int | Literal["pool"] = 15,
         *,
-        weights="imagenet",
-        hidden_layer_sizes=(512, 256),
-        dropout=0.2,
-        lr=1e-4,
-        lr_schedule="constant",
-        label_smoothing=0.0,
-        ema_decay=None,
-        n_tails=1,
-        l1_factor=1e-4,
-        max_epochs=10,
-        batch_size=64,
-        class_weight=None,
-        early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=5,
-        warm_start=False,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
+        weights: str | PathLike[str] | None = "imagenet",
+        hidden_layer_sizes: Sequence[int] = (512, 256),
+        dropout: float = 0.2,
+        lr: float = 1e-4,
+        lr_schedule: Literal["constant", "one_cycle"] = "constant",
+        label_smoothing: float = 0.0,
+        ema_decay: float | None = None,
+        n_tails: int = 1,
+        l1_factor: float = 1e-4,
+        max_epochs: int = 10,
+        batch_size: int = 64,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        warm_start: bool = False,
+        device: str | torch.device | list[str] | list[torch.device] = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.layer = layer
         self.weights = weights
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -285,53 +295,70 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None):
+    def fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
+        groups: npt.ArrayLike | None = None,
+        *,
+        X_val: npt.ArrayLike | None = None,
+        y_val: npt.ArrayLike | None = None,
+        sample_weight_val: npt.ArrayLike | None = None,
+    ) -> Self:
         """Train the tail.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows of features, cast to float32 where they are not. A memory map is not copied.
+            Rows of features. They are converted to float32; a memory map of float32 is not copied.
 
         y : array-like of shape (n_samples,)
             Labels of any type, of two or more classes.
 
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows; their scale does not matter.
+            Weights of the rows, relative to one another.
 
         groups : array-like of shape (n_samples,), default=None
-            Rows of one group stay on one side of the split that ``early_stopping`` makes.
+            Group labels: ``early_stopping`` sets whole groups aside.
 
         X_val : array-like of shape (n_val, n_features), default=None
-            Validation rows, measured after each epoch; they decide with ``early_stopping``.
+            Validation rows, which are measured after each epoch and decide when to stop with
+            ``early_stopping``.
 
         y_val : array-like of shape (n_val,), default=None
-            Their labels.
+            Labels of the validation rows.
+
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Weights of the validation rows, relative to one another. As those of the training rows,
+            they are multiplied by ``class_weight``.
 
         Returns
         -------
         self : DeepFakeClassifier
-            Fitted.
+            The fitted classifier.
 
         Raises
         ------
         ValueError
-            For NaN or infinite features (naming the rows), a width that does not fit ``layer``
-            (naming what it would fit), a single class, lengths that differ, a group that is
-            missing, an unknown device, groups that cannot be split, or a loss that is no longer
-            finite (naming epoch and batch). The classifier is then left with the weights of the
-            last epoch before, of the best one with ``early_stopping``; after none, unfitted.
+            If ``X`` holds images, NaN or infinity (the message names the rows), its width does not
+            fit ``layer`` (the message names layers that it fits), ``y`` has a single class, lengths
+            differ, a group label is missing, the device is unknown, or groups cannot be split.
+        LossError
+            If the loss or a weight is no longer finite; the message names the epoch and the batch.
+            A LossError is a ValueError.
         WeightsError
-            An OSError and a ValueError: the weights cannot be had.
+            If the weights cannot be loaded. A WeightsError is an OSError and a ValueError.
         """
         again = self.warm_start and hasattr(self, "net_")
-        given_X, weighted = X, sample_weight is not None
-        X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=not again)
+        features, labels, weight = self._check_rows(X, y, sample_weight, reset=not again)
         if groups is not None:
-            groups = check_groups(groups, len(X))
+            groups = check_groups(groups, len(features))
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val go together: one of them is missing.")
-        classes = np.unique(y[sample_weight > 0])
+        if X_val is None and sample_weight_val is not None:
+            raise ValueError("sample_weight_val goes together with X_val and y_val.")
+        classes = np.unique(labels[weight > 0])
         if len(classes) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least two classes with positive weight to tell "
@@ -346,31 +373,39 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         else:
             self._check_same_shape("warm_start=True")
         with working_device(self.device) as device, own_torch_state(device):
-            tail = self.net_.module_ if again else self._new_tail()
-            rows, valid_rows, kept = self._rows(X, y, sample_weight), None, None
+            tails = self.net_.module_ if again else self._new_tails()
+            rows, valid_rows, kept = self._rows(features, labels, weight), None, None
             if X_val is not None:
-                X_val, y_val, weight = self._check_rows(
-                    X_val, y_val, None, reset=False, name="X_val"
+                valid_rows = self._validation_rows(
+                    X_val, y_val, sample_weight_val, self._class_weights(labels, weight)
                 )
-                valid_rows = Rows(X_val, self._encode(y_val, "y_val"), weight)
             elif self.early_stopping:
                 rows, valid_rows = set_aside(
                     rows, groups, self.validation_fraction, self._split_seed, self.classes_
                 )
                 kept = np.sort(rows.order)
-            self.net_ = self._make_net(tail, device)
             task = self._init_callback_context(max_subtasks=self.max_epochs)
-            data = training_data(given_X, y, sample_weight if weighted else None, kept)
-            cycled = self.lr_schedule == "one_cycle"
-            with self.net_.one_cycle(self.max_epochs, rows) if cycled else nullcontext():
+            data = training_data(X, labels, None if sample_weight is None else weight, kept)
+            self.net_ = self._make_net(tails, device)
+            if self.lr_schedule == "one_cycle":
+                with one_cycle(self.net_, self.max_epochs * self.net_.n_steps(rows)):
+                    self._train(rows, valid_rows, self.max_epochs, task, data)
+            else:
                 self._train(rows, valid_rows, self.max_epochs, task, data)
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
-        """Train one epoch on the given rows, going on from the present weights.
+    def partial_fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        classes: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
+        """Train for one epoch on the given rows, continuing from the present weights.
 
-        ``lr_schedule`` is for ``fit``, which knows how many epochs there will be.
+        The learning rate is ``lr``: ``lr_schedule`` applies to ``fit``, which knows the number of
+        epochs.
 
         Parameters
         ----------
@@ -378,10 +413,11 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             Rows of features.
 
         y : array-like of shape (n_samples,)
-            Their labels.
+            Labels of the rows.
 
         classes : array-like of shape (n_classes,), default=None
-            All labels that can come; needed in the first call, unless ``fit`` came before.
+            All labels that can occur. They are required in the first call, unless ``fit`` came
+            before.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, relative to one another.
@@ -389,39 +425,41 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Returns
         -------
         self : DeepFakeClassifier
-            Trained for one epoch more.
+            The classifier, trained for one more epoch.
 
         Raises
         ------
         ValueError
-            As in :meth:`fit`; and for labels that are not among the classes, or classes,
-            ``layer``, ``hidden_layer_sizes`` or ``n_tails`` that change.
+            If :meth:`fit` would raise one, a label is not among the classes, or the classes,
+            ``layer``, ``hidden_layer_sizes`` or ``n_tails`` have changed since the last call.
         """
         first = not hasattr(self, "net_")
-        X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=first)
+        features, labels, weight = self._check_rows(X, y, sample_weight, reset=first)
         if first:
             if classes is None:
                 raise ValueError(
                     "The first call of partial_fit needs classes: all labels that can come."
                 )
-            classes = np.unique(classes)
-            if len(classes) < 2:
-                raise ValueError(f"classes={classes} is one class; two or more are needed.")
-            self._start(classes)
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            known = np.unique(np.asarray(classes))
+            if len(known) < 2:
+                raise ValueError(f"classes={known} is one class; two or more are needed.")
+            self._start(known)
+        elif classes is not None and not np.array_equal(
+            np.unique(np.asarray(classes)), self.classes_
+        ):
             raise ValueError(f"classes={classes} is not what came before: {self.classes_}.")
         if not first:
             self._check_same_shape("partial_fit")
-        rows = self._rows(X, y, sample_weight)
+        rows = self._rows(features, labels, weight)
         several = isinstance(self.device, list)
-        device = [self.net_.device] if several and not first else self.device
-        with working_device(device) as device, own_torch_state(device):
+        devices = [self.net_.device] if several and not first else self.device
+        with working_device(devices) as device, own_torch_state(device):
             if first:
-                self.net_ = self._make_net(self._new_tail(), device)
+                self.net_ = self._make_net(self._new_tails(), device)
             self._train(rows, None, 1, NoCallbacks(), {})
         return self
 
-    def predict(self, X):
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.generic]:
         """Predict labels.
 
         Parameters
@@ -432,12 +470,19 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         Returns
         -------
         y : ndarray of shape (n_samples,)
-            The most probable label of each row, of the type of ``classes_``.
+            The most probable label of each row, with the dtype of ``classes_``.
+
+        Raises
+        ------
+        NotFittedError
+            If the classifier is not fitted.
+        ValueError
+            If :meth:`predict_proba` would raise one.
         """
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(axis=1)]
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Predict the probability of each class.
 
         Parameters
@@ -447,44 +492,55 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        p : ndarray of float32, shape (n_samples, n_classes)
-            In the order of ``classes_``; each row sums to 1.
+        p : ndarray of shape (n_samples, n_classes), dtype float32
+            Probabilities, in the order of ``classes_``; each row sums to 1.
 
         Raises
         ------
         NotFittedError
-            Before ``fit``.
+            If the classifier is not fitted.
         ValueError
-            For rows of another width, or that are not finite, or so large that their
-            probabilities would not be (naming them).
+            If rows have another width than those of ``fit``, are images or not finite, or are so
+            large that their probabilities are not finite (the message names them).
         """
-        check_is_fitted(self, "net_")
-        X = self._check_features(X, reset=False)
+        check_is_fitted(self)
+        features = self._check_features(X, reset=False)
         with own_torch_state(torch.device(self.net_.device)):
-            probabilities = self.net_.predict_proba(X)
+            probabilities = self.net_.predict_proba(features)
         wrong = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
         if len(wrong):
             raise ValueError(
-                f"{len(wrong)} of {len(X)} rows of X, the first of them row {wrong[0]}, have "
-                "features so large that their probabilities are not finite: scale them as those "
-                "of fit."
+                f"{len(wrong)} of {len(features)} rows of X, the first of them row {wrong[0]}, "
+                "have features so large that their probabilities are not finite: scale them as "
+                "those of fit."
             )
         return probabilities
 
-    def _check_rows(self, X, y, sample_weight, *, reset, name="X"):
-        """Validate rows with labels and weights; X in float32."""
+    def __sklearn_is_fitted__(self) -> bool:
+        """Tell whether there is a net: other attributes outlive a fit that failed."""
+        return hasattr(self, "net_")
+
+    def _check_rows(self, X, y, sample_weight, *, reset, suffix="") -> tuple[Any, Any, Any]:
+        """Validate rows with labels and weights; return X as float32."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        X = self._check_features(X, reset=reset, name=name)
+        X = self._check_features(X, reset=reset, name=f"X{suffix}")
         y = column_or_1d(y, warn=True)
         check_consistent_length(X, y)
-        assert_all_finite(y, input_name="y")
+        assert_all_finite(y, input_name=f"y{suffix}")
         check_classification_targets(y)
         return X, y, check_sample_weight(sample_weight, X, ensure_non_negative=True)
 
-    def _check_features(self, X, *, reset, name="X"):
+    def _check_features(self, X, *, reset, name="X") -> Any:
+        images = _images_in(X)
+        if images is not None:
+            raise ValueError(
+                f"{name} {images}, and {type(self).__name__} takes rows of features, of shape "
+                "(n_samples, n_features). For images put MobileNetV2Features before it in a "
+                "Pipeline, as make_deepfake_pipeline() does, and use that instead."
+            )
         self._check_origin(origin_of(X), name, reset)
         # values out of range are not finite then, and reported below; the sum of large ones may be
         with np.errstate(over="ignore", invalid="ignore"):
@@ -543,7 +599,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             )
 
     def _encode(self, y, name):
-        """Codes 0 to k - 1 of labels."""
+        """Turn labels into codes from 0 to k - 1."""
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(
@@ -551,28 +607,40 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             )
         return np.searchsorted(self.classes_, y).astype(np.int64)
 
+    def _class_weights(self, y, sample_weight):
+        """Compute the weight of each class from the rows of positive weight."""
+        if self.class_weight is None:
+            return np.ones(len(self.classes_))
+        positive = sample_weight > 0
+        return compute_class_weight(
+            self.class_weight,
+            classes=self.classes_,
+            y=y[positive],
+            sample_weight=np.asarray(sample_weight, dtype=np.float64)[positive],
+        )
+
     def _rows(self, X, y, sample_weight):
-        """Distinct rows of positive weight, with the weights of their classes."""
+        """Collect the distinct rows of positive weight, weighted by their classes too."""
         positive = np.flatnonzero(sample_weight > 0)
         codes = np.zeros(len(X), dtype=np.int64)
         codes[positive] = self._encode(y[positive], "y")
-        sample_weight = np.asarray(sample_weight, dtype=np.float64)
-        if self.class_weight is not None:
-            weight_of_class = compute_class_weight(
-                self.class_weight,
-                classes=self.classes_,
-                y=y[positive],
-                sample_weight=sample_weight[positive],
-            )
-            sample_weight = sample_weight * weight_of_class[codes]
-        return distinct_rows(X, codes, sample_weight)
+        weight = np.asarray(sample_weight, dtype=np.float64)
+        return distinct_rows(X, codes, weight * self._class_weights(y, sample_weight)[codes])
+
+    def _validation_rows(self, X, y, sample_weight, weight_of_class):
+        X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=False, suffix="_val")
+        codes = self._encode(y, "y_val")
+        weight = sample_weight * weight_of_class[codes]
+        if not weight.any():
+            raise ValueError("No validation row has a positive weight.")
+        return Rows(X, codes, weight.astype(np.float32))
 
     def _start(self, classes):
         """Forget the last fit, and draw the seeds of this one."""
         self.__dict__.pop("net_", None)
         self.classes_ = classes
         self.history_ = []
-        self.n_iter_ = 0
+        self.n_iter_ = self.best_epoch_ = 0
         random_state = check_random_state(self.random_state)
         seeds = random_state.randint(np.iinfo(np.int32).max, size=4)
         self._head_seed, self._order_seed, self._dropout_seed, self._split_seed = map(int, seeds)
@@ -587,31 +655,31 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 f"n_tails were {self._fitted_shape}, not {self._shape_parameters()}."
             )
 
-    def _new_tail(self):
+    def _new_tails(self):
         sizes = tuple(self.hidden_layer_sizes)
         if not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes={sizes} are not all integers of 1 or more.")
         self._fitted_shape = self._shape_parameters()
-        tail = self._empty_tail()
+        tails = self._empty_tails()
         arrays = None if self.layer in ("pool", LAST_BLOCK) else load_weights(self.weights)
-        return tail.initialize(arrays, torch.Generator().manual_seed(self._head_seed))
+        return tails.initialize(arrays, torch.Generator().manual_seed(self._head_seed))
 
-    def _empty_tail(self):
+    def _empty_tails(self):
         layer, sizes, n_tails = self._fitted_shape
         shape = tail_input_shape(layer, self.n_features_in_)
         widths = sizes, len(self.classes_)
-        tails = [Tail(layer, shape, *widths, self.dropout) for _ in range(n_tails)]
-        return tails[0] if len(tails) == 1 else Tails(tails)
+        return Tails([Tail(layer, shape, *widths, self.dropout) for _ in range(n_tails)])
 
-    def _make_net(self, tail, device):
-        """Wrap a tail into a skorch net on the device, with generators of its own.
+    def _make_net(self, tails, device):
+        """Wrap tails into a skorch net on the device, with generators of its own.
 
-        Their seeds move on with the epochs, so that going on does not repeat the first ones.
+        Their seeds change with the number of epochs, so that going on does not repeat the first
+        ones.
         """
         dropout_generator = torch.Generator(device).manual_seed(self._dropout_seed + self.n_iter_)
-        tail.set_dropout(self.dropout, dropout_generator)
+        tails.set_dropout(self.dropout, dropout_generator)
         return TailNet(
-            tail,
+            tails,
             l1_factor=self.l1_factor,
             label_smoothing=self.label_smoothing,
             ema_decay=self.ema_decay,
@@ -622,61 +690,63 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             device=device,
         ).initialize()
 
-    @kept_heap()
     def _train(self, rows, valid_rows, n_epochs, task, data):
-        """Train epoch by epoch; with ``early_stopping`` stop, and go back to the best.
+        """Train epoch by epoch, and tell the callbacks of ``task`` about each of them.
 
-        The callbacks of ``task`` learn of each epoch, with ``data`` and a copy of the classifier.
+        They are given ``data`` and, if they ask for it, a copy of the classifier.
         """
-        net = self.net_
-        if min(len(rows), self.batch_size) == 1 and net.module_.has_one_pixel():
-            raise ValueError(
-                f"{len(rows)} distinct row(s) in batches of batch_size={self.batch_size}: on maps "
-                f"of one pixel the BatchNorm layers after layer={self.layer} need two or more."
-            )
-        net.valid_rows = valid_rows
         stopping = self.early_stopping and valid_rows is not None
-        best_loss, best_epoch = np.inf, self.n_iter_
-        best_state = copy.deepcopy(net.module_.state_dict())
-        task.call_on_fit_task_begin(estimator=self, **data)
-        net.notify("on_train_begin", X=rows, y=None)
-        for _ in range(n_epochs):
-            epoch = task.subcontext(task_name="epoch")
-            epoch.call_on_fit_task_begin(estimator=self, **data)
-            try:
-                net.fit_loop(rows, epochs=1)
-            except LossError as error:
-                raise LossError(f"{error} {self._go_back(best_state, best_epoch)}") from None
-            self.n_iter_ = self.best_epoch_ = self.n_iter_ + 1
-            measured = {**net.history[-1], "epoch": self.n_iter_}
-            self.history_.append({key: measured[key] for key in _MEASURES if key in measured})
-            if not stopping or measured["valid_loss"] < best_loss:
-                best_loss, best_epoch = measured.get("valid_loss", np.inf), self.n_iter_
-                best_state = copy.deepcopy(net.module_.state_dict())
-            stop = epoch.call_on_fit_task_end(
-                estimator=self,
-                **data,
-                # of the copy that scikit-learn makes all else is its own, or stays as it is
-                reconstruction_attributes=lambda: {"history_": self.history_.copy()},
-            )
-            if stop or (stopping and self.n_iter_ - best_epoch >= self.n_iter_no_change):
-                break
-        net.notify("on_train_end", X=rows, y=None)
-        net.valid_rows = None  # the net must not keep the data
-        if stopping:
-            net.module_.load_state_dict(best_state)
-            self.best_epoch_ = best_epoch
-        task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
+        fitting = Fitting(
+            self.net_,
+            rows,
+            valid_rows,
+            n_before=self.n_iter_,
+            kept_before=self.best_epoch_,
+            patience=self.n_iter_no_change if stopping else None,
+        )
+        try:
+            if min(len(rows), self.batch_size) == 1 and self.net_.module_.has_one_pixel():
+                raise ValueError(
+                    f"{len(rows)} distinct row(s) in batches of batch_size={self.batch_size}: on "
+                    f"maps of one pixel the BatchNorm layers after layer={self.layer} need two or "
+                    "more."
+                )
+            task.call_on_fit_task_begin(estimator=self, **data)
+            fitting.begin()
+            for _ in range(n_epochs):
+                epoch = task.subcontext(task_name="epoch")
+                epoch.call_on_fit_task_begin(estimator=self, **data)
+                self.history_.append(fitting.run_epoch())
+                self.n_iter_ = self.best_epoch_ = fitting.n_epochs
+                stop = epoch.call_on_fit_task_end(
+                    estimator=self,
+                    **data,
+                    # scikit-learn's copy of the classifier has all else, or shares what stays
+                    reconstruction_attributes=lambda: {"history_": self.history_.copy()},
+                )
+                if stop or fitting.is_exhausted():
+                    break
+            fitting.end()
+            self.best_epoch_ = fitting.kept_epoch
+            task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
+        except BaseException as error:  # Ctrl-C too: half an epoch must not pass for a fit
+            left = self._go_back(fitting)
+            if isinstance(error, LossError):
+                raise LossError(f"{error} {left}") from None
+            error.add_note(left)
+            raise
 
-    def _go_back(self, state, epoch):
-        """Return to the last weights that were good, where there are any; say to which."""
-        self.net_.valid_rows = None
-        if epoch == 0:
+    def _go_back(self, fitting):
+        """Return to the weights of the last or best whole epoch, if any; say to which."""
+        self.n_iter_ = fitting.n_epochs
+        del self.history_[self.n_iter_ :]
+        self.best_epoch_ = fitting.kept_epoch
+        if not self.best_epoch_:
+            self.net_.valid_rows = None
             del self.net_
-            return "Nothing was learned before: the classifier is not fitted."
-        self.net_.restart(state)
-        self.best_epoch_ = epoch
-        return f"The classifier is left with the weights of epoch {epoch}, fit to predict."
+            return "No epoch was completed: the classifier is not fitted."
+        fitting.go_back()
+        return f"The classifier keeps the weights of epoch {self.best_epoch_}, and can predict."
 
     def __getstate__(self):
         """Leave out the net, which knows a device, and keep its weights as plain arrays."""
@@ -698,7 +768,26 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         if arrays is not None:
             device = resolve_device(self.device, fitted=True)
             with own_torch_state(device):
-                tail = self._empty_tail()
-                tensors = {name: torch.tensor(array) for name, array in arrays.items()}
-                tail.load_state_dict(tensors, assign=True)
-                self.net_ = self._make_net(tail, device)
+                tails = self._empty_tails()
+                tails.load_arrays(arrays)
+                self.net_ = self._make_net(tails, device)
+
+
+def _images_in(X: Any) -> str | None:
+    """Say what images ``X`` holds; None if it may hold rows of features."""
+    if isinstance(X, str | bytes | PathLike | Image.Image | ImageView):
+        return f"is an image ({describe(X)})"
+    shape = getattr(X, "shape", ())
+    if len(shape) > 2:
+        return f"is an array of shape {tuple(shape)}"
+    if hasattr(X, "columns"):  # a table
+        X = X[X.columns[0]] if len(X.columns) == 1 else ()
+    if hasattr(X, "toarray") or not isinstance(X, Collection) or not len(X):
+        return None
+    first: Any = next(iter(X), None)
+    if isinstance(first, list | tuple | np.ndarray) and np.shape(first) == (1,):
+        first = first[0]
+    kinds = str | bytes | bytearray | PathLike | Image.Image | ImageView
+    if isinstance(first, kinds) or np.ndim(first) > 1:
+        return f"holds images (the first of them is {describe(first)})"
+    return None

@@ -20,15 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sklearn_dfd._core.runtime.forking import ForkGate
+from sklearn_dfd._core.runtime.process_state import fork_gate
 
 SCHEMA_VERSION = 1
 _CLAIM_SECONDS = 120
 _LOCK_SECONDS = 60
-
-# A child that is forked while another thread uses SQLite would believe to hold that thread's locks,
-# and damage the file.
-_connected = ForkGate()
 
 
 def row_key(content_digest, recipe):
@@ -327,7 +323,9 @@ class FeatureStore:
         file = path / "features.sqlite"
         try:
             with (
-                _connected.section(),
+                # a process forked while another thread uses SQLite would believe that it holds
+                # the locks of that thread, and damage the file
+                fork_gate.section(),
                 closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as database,
             ):
                 database.text_factory = bytes  # a damaged text must not fail to be read

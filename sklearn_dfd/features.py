@@ -306,9 +306,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _network(self):
+    def _network(self, device):
         """Return the trunk as a function from pixels to rows, and the batch size."""
-        device = resolve_device(self.device, fitted=True)
         engine = resolve_engine(self.engine, device, self.precision, fitted=True)
         weights = _Weights(trunk_weights(self), self.fingerprint_)
         run = _trunk(weights, self.layer_, device, engine, self.precision)
@@ -356,12 +355,12 @@ def features_and_failures(transformer, X):
         extraction.survey()
         if extraction.missing and (go_on or not extraction.failures):
             with (
-                working_device(transformer.device, fitted=True),
+                working_device(transformer.device, fitted=True) as device,
                 tqdm(
                     total=len(extraction.missing), unit="image", disable=not transformer.verbose
                 ) as bar,
             ):
-                run, batch_size = transformer._network()
+                run, batch_size = transformer._network(device)
                 extraction.compute(
                     run, transformer.image_size, batch_size, go_on=go_on, progress=bar.update
                 )

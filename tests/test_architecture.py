@@ -179,10 +179,10 @@ def test_submodules_work_without_being_imported_first():
     assert (
         fresh("import sklearn_dfd; print(sklearn_dfd.metrics.tpr_at_fpr.__name__)") == "tpr_at_fpr"
     )
-    with pytest.raises(AttributeError, match="has no attribute 'heap'"):
+    with pytest.raises(AttributeError, match="has no attribute 'network'"):
         import sklearn_dfd
 
-        _ = sklearn_dfd.heap
+        _ = sklearn_dfd.network
 
 
 OLD = {

@@ -1,8 +1,11 @@
 import pickle
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from same_weights import assert_same_weights
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning, NotFittedError
@@ -10,6 +13,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from torchvision.models import mobilenet_v2
 
 from sklearn_dfd import DeepFakeClassifier
+from sklearn_dfd.augmentation import View
 from sklearn_dfd.weights import load_weights
 
 # ---- the training step ----
@@ -52,7 +56,7 @@ def test_one_epoch_equals_a_plain_torch_loop(layer, l1_factor, weights_file):
         torch.nn.Linear(256, 2),
     )
     # the head at random as ours: a rate of 0 leaves it as it was
-    start = clone(clf).set_params(lr=0.0).fit(X, y).net_.module_.head
+    start = clone(clf).set_params(lr=0.0).fit(X, y).net_.module_.tails[0].head
     linear = [module for module in start if isinstance(module, torch.nn.Linear)]
     for mine, given in zip(head[::2], linear, strict=True):
         mine.load_state_dict(given.state_dict())
@@ -123,7 +127,7 @@ def test_l1_shrinks_the_norm(head_data, head):
 def test_tail_starts_from_the_given_weights(block_data, blocks):
     blocks.set_params(lr=0.0, max_epochs=1).fit(*block_data)
     arrays = load_weights(None)
-    for name, parameter in blocks.net_.module_.features.named_parameters():
+    for name, parameter in blocks.net_.module_.tails[0].features.named_parameters():
         np.testing.assert_array_equal(parameter.detach().numpy(), arrays[f"features.{name}"])
 
 
@@ -317,3 +321,52 @@ def test_training_does_not_change_its_input(block_data, blocks):
     X.flags.writeable = y.flags.writeable = False
     blocks.fit(X, y)
     np.testing.assert_array_equal(X, block_data[0])
+
+
+# ---- images in place of features ----
+
+
+def images_in_all_guises():
+    photo = np.zeros((40, 40, 3), np.uint8)
+    image = Image.fromarray(photo)
+    return {
+        "array": np.stack([photo] * 4),
+        "grey array": np.zeros((4, 40, 40), np.uint8),
+        "paths": ["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
+        "path objects": [Path("a.jpg")] * 4,
+        "array of paths": np.array(["a.jpg"] * 4),
+        "array of path objects": np.array(["a.jpg"] * 4, dtype=object),
+        "column of an array": np.array([["a.jpg"]] * 4, dtype=object),
+        "series": pd.Series(["a.jpg"] * 4, index=[9, 8, 7, 6]),
+        "column": pd.DataFrame({"path": ["a.jpg"] * 4}),
+        "PIL": [image] * 4,
+        "list of arrays": [photo, photo[:30], photo, photo],
+        "bytes": [b"\xff\xd8"] * 4,
+        "views": [View(image, 0, "gentle")] * 4,
+        "path": "a.jpg",
+    }
+
+
+@pytest.mark.parametrize("guise", images_in_all_guises())
+def test_images_are_sent_to_the_step_that_takes_them(head, head_data, guise):
+    X = images_in_all_guises()[guise]
+    match = r"DeepFakeClassifier takes rows of features.*MobileNetV2Features.*make_deepfake_pipe"
+    y = np.arange(4) % 2
+    with pytest.raises(ValueError, match=match):
+        head.fit(X, y)
+    with pytest.raises(ValueError, match=match):
+        head.partial_fit(X, y, classes=[0, 1])
+    head.fit(*head_data)
+    for call in (head.predict, head.predict_proba):
+        with pytest.raises(ValueError, match=match):
+            call(X)
+    with pytest.raises(ValueError, match=f"X_val .*{match}"):
+        head.fit(*head_data, X_val=X, y_val=y)
+
+
+@pytest.mark.parametrize("wrap", [list, pd.DataFrame, np.asfortranarray, lambda X: X.tolist()])
+def test_features_of_any_kind_are_no_images(head, head_data, wrap):
+    X, y = head_data
+    head.fit(wrap(X), y)
+    with pytest.raises(ValueError, match=r"1D array|X has 1 feature"):
+        head.predict(X[:, 0])

@@ -112,3 +112,95 @@ def test_groups_of_one_class_each_can_be_set_aside(head, head_data, n_groups, mo
     train, valid = split_made_by(head, X, y, groups, monkeypatch)
     assert not set(groups[train]) & set(groups[valid])
     assert set(y[train]) == set(y[valid]) == {0, 1}
+
+
+# ---- weights of validation rows ----
+
+
+def log_loss_of(clf, X, y, weight):
+    p = clf.predict_proba(X)[np.arange(len(y)), y]
+    return np.average(-np.log(p), weights=weight)
+
+
+WEIGHT_OF_CLASS = {"balanced": (2 / 3, 2.0), None: (1.0, 1.0), "dict": (1.0, 5.0)}
+
+
+@pytest.mark.parametrize("class_weight", WEIGHT_OF_CLASS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_all_rows_are_measured_by_one_rule(
+    head, head_data, class_weight, weighted, given, monkeypatch
+):
+    """Weight of the row times weight of its class, as ``y`` of fit has it."""
+    X, y = head_data[0], (np.arange(120) % 4 == 0).astype(int)
+    weight_of_class = np.array(WEIGHT_OF_CLASS[class_weight])
+    weight = np.where(np.arange(120) % 3 == 0, 3.0, 1.0) if weighted else np.ones(120)
+    head.set_params(early_stopping=not given, validation_fraction=0.3, max_epochs=1)
+    if class_weight == "dict":
+        head.set_params(class_weight={0: 1.0, 1: 5.0})
+    else:
+        head.set_params(class_weight=class_weight)
+    passed = weight if weighted else None
+    if given:
+        X_val, y_val = X[:50] + 0.1, y[50:100]
+        head.fit(
+            X,
+            y,
+            passed,
+            X_val=X_val,
+            y_val=y_val,
+            sample_weight_val=passed[50:100] if weighted else None,
+        )
+        train, expected = (
+            np.arange(120),
+            log_loss_of(head, X_val, y_val, weight[50:100] * weight_of_class[y_val]),
+        )
+    else:
+        seen = []
+        monkeypatch.setattr(
+            classifier, "set_aside", lambda *args: seen.extend(rows.set_aside(*args)) or seen
+        )
+        head.fit(X, y, passed)
+        train, valid = seen[0].order, seen[1].order
+        expected = log_loss_of(head, X[valid], y[valid], (weight * weight_of_class[y])[valid])
+    measured = head.history_[0]
+    assert measured["valid_loss"] == pytest.approx(expected, rel=1e-4)
+    of_train = log_loss_of(head, X[train], y[train], (weight * weight_of_class[y])[train])
+    assert measured["train_loss"] == pytest.approx(of_train, rel=1e-4)
+
+
+def test_weights_of_validation_rows_decide_when_to_stop(head):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 20)).astype(np.float32), rng.integers(0, 2, 200)
+    head.set_params(early_stopping=True, max_epochs=60, n_iter_no_change=3, lr=3e-3)
+    validation = {"X_val": X[60:], "y_val": y[60:]}
+    weight = np.r_[np.zeros(70), np.ones(70)]
+    weighted = clone(head).fit(X[:60], y[:60], **validation, sample_weight_val=weight)
+    half = clone(head).fit(X[:60], y[:60], X_val=X[130:], y_val=y[130:])
+    assert [row["valid_loss"] for row in weighted.history_] == pytest.approx(
+        [row["valid_loss"] for row in half.history_], rel=1e-5
+    )
+    assert weighted.best_epoch_ == half.best_epoch_
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sample_weight_val": np.ones(3)}, "sample_weight_val goes together with X_val and y_val"),
+        (
+            {"X_val": np.zeros((3, 20)), "y_val": [0, 1, 1], "sample_weight_val": np.ones(2)},
+            "shape",
+        ),
+        (
+            {"X_val": np.zeros((3, 20)), "y_val": [0, 1, 1], "sample_weight_val": -np.ones(3)},
+            "egati",
+        ),
+        (
+            {"X_val": np.zeros((3, 20)), "y_val": [0, 1, 1], "sample_weight_val": np.zeros(3)},
+            "posit",
+        ),
+    ],
+)
+def test_bad_weights_of_validation_rows(head, head_data, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        head.fit(*head_data, **arguments)

@@ -273,9 +273,9 @@ def test_images_are_computed_on_a_device_of_their_own(two_devices, monkeypatch):
     seen = []
     network = MobileNetV2Features._network
 
-    def watched(self):
+    def watched(self, device):
         seen.append([is_free(device) for device in TWO])
-        return network(self)
+        return network(self, device)
 
     monkeypatch.setattr(MobileNetV2Features, "_network", watched)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)

@@ -1,7 +1,7 @@
 """Tests of _core.runtime.devices: devices that are there or not, and threads of one core each."""
 
-import inspect
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -13,8 +13,15 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import cross_val_predict
 
-from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, features
+from sklearn_dfd import (
+    DeepFakeClassifier,
+    MobileNetV2Features,
+    features,
+    make_deepfake_pipeline,
+)
 from sklearn_dfd._core.network.engines import torch_engine
 from sklearn_dfd._core.network.mobilenet import Trunk
 from sklearn_dfd._core.runtime.devices import (
@@ -92,15 +99,46 @@ def test_fitted_estimator_of_another_machine_predicts_on_the_cpu(machine, device
         assert resolve_device(device, fitted=True) == torch.device("cpu")
 
 
-def test_warning_points_at_the_caller_of_the_estimator(machine):
-    machine()
+def warned_at_once(call, match="predicting on the CPU"):
+    """Check that a call warns once, at the line of the call in this file."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    assert len(caught) == 1
+    assert match in str(caught[0].message)
+    assert (caught[0].filename, caught[0].lineno) == (__file__, call.__code__.co_firstlineno)
 
-    def predict():  # as an estimator does, for a person
-        return resolve_device("cuda", fitted=True)
 
-    with pytest.warns(UserWarning, match="predicting on the CPU") as caught:
-        here, _ = inspect.currentframe().f_lineno, predict()
-    assert (caught[0].filename, caught[0].lineno) == (__file__, here)
+@pytest.fixture(scope="module")
+def of_another_machine():
+    """A pipeline and its images, to be asked where its device is not."""
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    pipe = make_deepfake_pipeline(
+        weights=None, image_size=32, max_epochs=1, hidden_layer_sizes=(4,), random_state=0
+    ).fit(images, np.arange(8) % 2)
+    return pipe.set_params(features__device="cuda:77", classifier__device="cuda:77"), images
+
+
+def test_warning_points_at_the_line_of_the_user_and_comes_once(of_another_machine):
+    pipe, images = of_another_machine
+    y = np.arange(8) % 2
+    IN_PROCESS.clear()
+    warned_at_once(lambda: pipe[0].transform(images))
+    IN_PROCESS.clear()
+    warned_at_once(lambda: pipe.predict(images))
+    IN_PROCESS.clear()
+    warned_at_once(
+        lambda: cross_val_predict(FrozenEstimator(pipe), images, y, cv=[([0], range(8))])
+    )
+
+
+def test_warning_of_a_loaded_classifier_comes_once_where_it_is_loaded(of_another_machine, tmp_path):
+    pipe, _ = of_another_machine
+    rows = np.zeros((2, 160), np.float32)
+    content = pickle.dumps(pipe[1])
+    warned_at_once(lambda: pickle.loads(content).predict(rows))
+    joblib.dump(pipe[1], tmp_path / "clf.joblib")
+    warned_at_once(lambda: joblib.load(tmp_path / "clf.joblib").predict(rows))
 
 
 @pytest.mark.parametrize("device", ["gpu", "meta", "xpu", "CPU ", "cuda:", "", None, 1.5, []])

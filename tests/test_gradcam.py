@@ -23,6 +23,7 @@ from torchvision_reference import torchvision_model
 
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd._core.network.mobilenet import IMAGENET_MEAN, IMAGENET_STD
+from sklearn_dfd._core.network.tail import Tails
 from sklearn_dfd.augmentation import ImageAugmenter, View
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.exceptions import ImageError
@@ -58,7 +59,7 @@ def pipe(photos):
 def by_hand(pipe, weights_file, images, column, block):
     """Grad-CAM by autograd, on torchvision's own model with the weights of the tail."""
     model = copy.deepcopy(torchvision_model(weights_file))
-    tail = pipe[-1].net_.module_
+    tail = pipe[-1].net_.module_.tails[0]
     model.features[pipe[0].layer_ + 1 :].load_state_dict(tail.features.state_dict())
     x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     x = (x - torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1)) / torch.tensor(IMAGENET_STD).reshape(
@@ -109,8 +110,8 @@ def test_of_several_tails(photos, weights_file):
     np.testing.assert_allclose(
         display.probability, pipe.predict_proba(photos.data[:4])[:, 1], atol=1e-5
     )
-    for tail in tails.members():
-        pipe[-1].net_.module_ = tail
+    for tail in tails.tails:
+        pipe[-1].net_.module_ = Tails([tail])
         maps.append(GradCAMDisplay.from_estimator(pipe, photos.data[:4]).maps)
     assert np.ptp(maps, axis=0).max() > 0
     np.testing.assert_allclose(display.maps, np.mean(maps, axis=0), atol=1e-5 * np.max(maps))

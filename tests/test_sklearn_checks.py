@@ -22,7 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sklearn_dfd
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
-from sklearn_dfd._core.network.tail import Tail
+from sklearn_dfd._core.network.tail import Tail, Tails
 from sklearn_dfd._core.network.training import TailNet
 from sklearn_dfd.augmentation import ImageAugmenter
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
@@ -42,9 +42,9 @@ class Blocks(DeepFakeClassifier):
         X = super()._check_features(X, **kwargs)
         return np.tile(X, -(-N_CHANNELS // X.shape[1]))[:, :N_CHANNELS].copy()
 
-    def _empty_tail(self):
+    def _empty_tails(self):
         layer, sizes, _ = self._fitted_shape
-        return Tail(layer, (N_CHANNELS, 1, 1), sizes, len(self.classes_), self.dropout)
+        return Tails([Tail(layer, (N_CHANNELS, 1, 1), sizes, len(self.classes_), self.dropout)])
 
 
 def instances():

@@ -25,7 +25,7 @@ OPTIONS = pytest.mark.parametrize(
 
 def weights_of(clf):
     """One state dict for each tail."""
-    return [tail.state_dict() for tail in clf.net_.module_.members()]
+    return [tail.state_dict() for tail in clf.net_.module_.tails]
 
 
 @OPTIONS
@@ -63,8 +63,8 @@ def test_tails_differ(changed, head, head_data, monkeypatch):
 
         def alike(tails, arrays, generator):
             initialize(tails, arrays, generator)
-            for tail in tails.members():
-                tail.load_state_dict(tails.members()[0].state_dict())
+            for tail in tails.tails:
+                tail.load_state_dict(tails.tails[0].state_dict())
             return tails
 
         monkeypatch.setattr(Tails, "initialize", alike)
@@ -77,7 +77,7 @@ def test_probabilities_are_the_mean_of_theirs(blocks, block_data):
     clf = blocks.set_params(n_tails=3).fit(*block_data)
     module = clf.net_.module_.eval()
     with torch.no_grad():
-        each = [tail(torch.from_numpy(X)).softmax(1).numpy() for tail in module.members()]
+        each = [tail(torch.from_numpy(X)).softmax(1).numpy() for tail in module.tails]
     assert np.ptp(each, axis=0).max() > 1e-3
     np.testing.assert_allclose(clf.predict_proba(X), np.mean(each, axis=0), atol=1e-6)
 
@@ -91,7 +91,7 @@ def test_the_history_is_that_of_the_mean(head, head_data):
     assert measured["valid_loss"] == pytest.approx(log_loss(y[:50], p[:50]), rel=1e-5)
     norms = [
         sum(float(p.detach().abs().sum()) for p in tail.parameters())
-        for tail in clf.net_.module_.members()
+        for tail in clf.net_.module_.tails
     ]
     penalty = measured["train_loss_penalized"] - measured["train_loss"]
     assert penalty == pytest.approx(1e-4 * np.mean(norms), rel=1e-4)
@@ -102,7 +102,7 @@ def test_dropout_is_another_for_each(head, head_data, monkeypatch):
     monkeypatch.setattr(torch, "randperm", lambda n, generator: torch.arange(n))
     starts = DeepFakeClassifier("pool", n_tails=2, max_epochs=1, lr=0.0, random_state=0)
     starts.set_params(dropout=0.5, warm_start=True).fit(*head_data)
-    first, second = starts.net_.module_.members()
+    first, second = starts.net_.module_.tails
     second.load_state_dict(first.state_dict())
     starts.set_params(lr=1e-3).fit(*head_data)
     assert not torch.equal(first.head[0].weight, second.head[0].weight)

@@ -9,9 +9,10 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 from torch.nn import functional as F
 
+from sklearn_dfd._core.network.fitting import one_cycle
 from sklearn_dfd._core.network.mobilenet import tail_input_shape
 from sklearn_dfd._core.network.rows import Rows
-from sklearn_dfd._core.network.tail import Tail
+from sklearn_dfd._core.network.tail import Tail, Tails
 from sklearn_dfd._core.network.training import EVALUATION_BATCH_SIZE, TailNet
 
 N_ROWS, N_CLASSES = 600, 3
@@ -39,7 +40,7 @@ def make_net(arrays):
         tail.initialize(None if layer == "pool" else arrays, seeded())
         tail.set_dropout(dropout, seeded(1))
         options = {"generator": seeded(2), "lr": 1e-3, "batch_size": 64, "verbose": 0, **kwargs}
-        return TailNet(tail, **options).initialize()
+        return TailNet(Tails([tail]), **options).initialize()
 
     return make
 
@@ -116,8 +117,8 @@ def test_penalty_is_the_norm_of_all_parameters(make_net, layer, l1_factor):
 def test_gradients_are_autograds(make_net, layer, l1_factor):
     net, rows = make_net(layer, l1_factor=l1_factor), make_rows(layer)
     with torch.no_grad():  # where |p| has no derivative
-        net.module_.head[0].weight[::2] = 0
-        net.module_.head[-1].bias.zero_()
+        net.module_.tails[0].head[0].weight[::2] = 0
+        net.module_.tails[0].head[-1].bias.zero_()
     ((X, (y, weight)), *_) = rows.batches(64)
     loss, gradients = expected_gradients(net.module_, X, y, weight, l1_factor)
     net.module_.zero_grad()
@@ -136,10 +137,10 @@ def test_zero_parameters_get_no_push_from_the_penalty(make_net):
     for l1_factor in (0.0, 0.5):
         net = make_net(l1_factor=l1_factor)
         with torch.no_grad():
-            net.module_.head[-1].bias[:] = torch.tensor([0.0, 2.0, -2.0])
+            net.module_.tails[0].head[-1].bias[:] = torch.tensor([0.0, 2.0, -2.0])
         net.module_.zero_grad()
         net.train_step_single(batch)
-        gradients.append(net.module_.head[-1].bias.grad.clone())
+        gradients.append(net.module_.tails[0].head[-1].bias.grad.clone())
     torch.testing.assert_close(gradients[1] - gradients[0], torch.tensor([0.0, 0.5, -0.5]))
 
 
@@ -207,7 +208,7 @@ def test_average_is_that_of_all_steps(make_net, layer):
             expected[name] = value
     for name, value in net.module_.state_dict().items():
         torch.testing.assert_close(value, expected[name].to(value.dtype), msg=name)
-    assert not torch.equal(net.module_.head[0].weight, states[-1]["head.0.weight"])
+    assert not torch.equal(net.module_.tails[0].head[0].weight, states[-1]["tails.0.head.0.weight"])
 
 
 def test_average_is_there_after_an_interruption(make_net):
@@ -250,8 +251,8 @@ def test_one_cycle_rises_and_falls_over_all_steps(make_net, layer, n_rows):
         return step(*args, **kwargs)
 
     net.train_step = watched
-    net.notify("on_train_begin", X=rows, y=None)
-    with net.one_cycle(6, rows):
+    with one_cycle(net, 6 * net.n_steps(rows)):
+        net.notify("on_train_begin", X=rows, y=None)
         for _ in range(6):
             net.fit_loop(rows, epochs=1)
     top = int(np.argmax(seen))

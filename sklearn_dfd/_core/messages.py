@@ -1,4 +1,14 @@
-"""Words of messages: on one line, and printable."""
+"""Words of messages: on one line, and printable; and warnings at the user's own line."""
+
+import sys
+import warnings
+from types import FrameType
+
+# whose frames may lie between a user's call and a warning of this package
+_IN_BETWEEN = frozenset(
+    {"concurrent", "contextlib", "copy", "imblearn", "joblib", "pickle", "sklearn", "sklearn_dfd"}
+    | {"skops", "skorch", "threading", "torch"}
+)
 
 
 def on_one_line(text: str) -> str:
@@ -9,3 +19,17 @@ def on_one_line(text: str) -> str:
 def brief(error: Exception) -> str:
     """Say on one line what an exception says, with its type."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}".removesuffix(": ")
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line of the user's code that led here, however deep in a pipeline that was."""
+    level = 1
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _package_of(frame) in _IN_BETWEEN:
+        level, frame = level + 1, frame.f_back
+    # in a thread of ours there is no such line
+    warnings.warn(message, UserWarning, stacklevel=level + 1 if frame is not None else 2)
+
+
+def _package_of(frame: FrameType) -> str:
+    return frame.f_globals.get("__name__", "").partition(".")[0]

@@ -1,8 +1,8 @@
 """The detector as one ExecuTorch program, for phones."""
 
-import copy
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +14,6 @@ from sklearn_dfd._core.validation import import_extra
 from sklearn_dfd.export._exportable import (
     detector_steps,
     file_metadata,
-    folded_blocks,
-    head_layers,
 )
 from sklearn_dfd.features import trunk_weights
 
@@ -84,7 +82,7 @@ def to_executorch(pipe, path):
     side = features.image_size
     with own_torch_state(torch.device("cpu")):
         trunk = Trunk(trunk_weights(features), features.layer_)
-        model = _FromSquared(trunk, classifier.net_.module_, mirrored).eval()
+        model = _FromSquared(trunk, classifier.net_.module_.tails, mirrored).eval()
         example = torch.zeros((1, side, side, 3), dtype=torch.uint8)
         program = to_edge_transform_and_lower(
             torch.export.export(model, (example,)),
@@ -97,11 +95,11 @@ def to_executorch(pipe, path):
 class _FromSquared(nn.Module):
     """From squashed pixels to probabilities, by modules that torch's converters know."""
 
-    def __init__(self, trunk, tail, mirrored):
+    def __init__(self, trunk, tails, mirrored):
         super().__init__()
         self.mirrored = mirrored
         self.trunk = trunk
-        self.tails = nn.ModuleList(_FoldedTail(member) for member in tail.members())
+        self.tails: Any = nn.ModuleList(tail.folded() for tail in tails)
         self.requires_grad_(False)
         for parameter in self.parameters():  # XNNPACK orders them itself, from torch's order only
             parameter.data = parameter.clone(memory_format=torch.contiguous_format)
@@ -110,20 +108,5 @@ class _FromSquared(nn.Module):
         if self.mirrored:
             images = torch.cat([images, images.flip(2)])
         rows = self.trunk(images)
-        x = sum(tail(rows).softmax(1) for tail in self.tails) / len(self.tails)
+        x: Any = sum(tail.plain(rows).softmax(1) for tail in self.tails) / len(self.tails)
         return x.mean(0, keepdim=True) if self.mirrored else x
-
-
-class _FoldedTail(nn.Module):
-    """From features to logits, by the trained blocks with BatchNorm folded in, and the head."""
-
-    def __init__(self, tail):
-        super().__init__()
-        self.shape = tail.input_shape
-        self.blocks = folded_blocks(tail)
-        self.head = nn.Sequential(*(copy.deepcopy(layer).cpu() for layer in head_layers(tail)))
-
-    def forward(self, x):
-        if self.blocks is not None:
-            x = self.blocks(x.unflatten(1, self.shape)).mean((2, 3))
-        return self.head(x)

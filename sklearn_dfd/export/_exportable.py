@@ -1,13 +1,10 @@
 """Detectors that can be written for other runtimes, and the pieces they are written from."""
 
-import copy
 import json
 
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
-from sklearn_dfd._core.network.mobilenet import fold_batch_norm
 from sklearn_dfd._core.version import __version__
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.classifier import DeepFakeClassifier
@@ -46,15 +43,3 @@ def file_metadata(features, classifier):
         "fingerprint": features.fingerprint_,
         "sklearn_dfd": __version__,
     }
-
-
-def folded_blocks(tail):
-    """Copy the trained blocks, with BatchNorm folded in; None where there are none."""
-    if tail.features is None:
-        return None
-    return fold_batch_norm(copy.deepcopy(tail.features).cpu().eval().requires_grad_(False))
-
-
-def head_layers(tail):
-    """Leave out dropout, which does nothing when one predicts."""
-    return [layer for layer in tail.head if isinstance(layer, nn.Linear | nn.ReLU)]

@@ -27,8 +27,6 @@ from sklearn_dfd.export._executorch import to_executorch
 from sklearn_dfd.export._exportable import (
     detector_steps,
     file_metadata,
-    folded_blocks,
-    head_layers,
 )
 from sklearn_dfd.features import trunk_weights
 from sklearn_dfd.metrics import bootstrap_interval
@@ -136,7 +134,7 @@ def to_onnx(pipe, path, *, calibration_images=None):
     with own_torch_state(cpu):
         x = graph.add_trunk(Trunk(trunk_weights(features), features.layer_), x)
         shape = feature_shape(features.layer_, side)
-        tails = classifier.net_.module_.members()
+        tails = classifier.net_.module_.tails
         logits = [_add_tail(graph, tail, x, shape) for tail in tails]
     n_classes = len(classifier.classes_)
     name = "of_both" if mirrored else "probabilities"
@@ -307,15 +305,15 @@ def _add_tail(graph, tail, x, shape):
     """Add the trained blocks and the head, from features to logits."""
     if tail.input_shape != shape:
         x = graph.add("Reshape", x, graph.constant(np.array([-1, *tail.input_shape])))
-    blocks = folded_blocks(tail)
-    if blocks is not None:
-        x = graph.add("GlobalAveragePool", graph.add_blocks(blocks, x))
+    tail = tail.folded()
+    if tail.features is not None:
+        x = graph.add("GlobalAveragePool", graph.add_blocks(tail.features, x))
     x = graph.add("Flatten", x)
-    for layer in head_layers(tail):
+    for layer in tail.head:  # dropout does nothing in evaluation
         if isinstance(layer, nn.Linear):
             weight, bias = graph.constant(layer.weight), graph.constant(layer.bias)
             x = graph.add("Gemm", x, weight, bias, transB=1)
-        else:
+        elif isinstance(layer, nn.ReLU):
             x = graph.add("Relu", x)
     return x
 

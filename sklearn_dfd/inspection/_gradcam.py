@@ -331,8 +331,7 @@ class _Network(nn.Module):
         return [*self.trunk.features, *self.tail.features]
 
     def forward(self, images):
-        maps = self.trunk(images).unflatten(1, self.tail.input_shape)
-        logits = self.tail.head(self.tail.features(maps).mean((2, 3)))
+        logits = self.tail.plain(self.trunk(images))
         others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
         others[self.class_index] = False
         # unlike the gradient of a probability, this one does not vanish where a class is certain
@@ -371,7 +370,7 @@ def _grad_cam(features, classifier, pixels, class_index, block=None):
         trunk = Trunk(trunk_weights(features), features.layer_, precision)
         trunk.to(device)
         explain = []
-        for tail in classifier.net_.module_.members():
+        for tail in classifier.net_.module_.tails:
             network = _Network(trunk, tail, class_index).eval()
             explain.append(LayerGradCam(network, network.blocks()[block]))
         for start in range(0, len(pixels), _BATCH_SIZE):

@@ -63,6 +63,8 @@ def arrays():
         yield f"probabilities, {name}", classifier.predict_proba(X)
         for key, tensor in classifier.net_.module_.state_dict().items():
             if key.endswith(("head.0.weight", "18.0.weight")):
+                if classifier.n_tails == 1:  # as the names were when these were recorded
+                    key = key.removeprefix("tails.0.")
                 yield f"weights, {name}, {key}", tensor.numpy()
     pipe = make_pipeline(
         MobileNetV2Features(15, weights=None, image_size=64, device="cpu", n_jobs=1),

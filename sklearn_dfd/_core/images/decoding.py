@@ -6,13 +6,11 @@ knows.
 """
 
 import io
-import os
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias, Union
 
@@ -20,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from sklearn_dfd._core.messages import brief
+from sklearn_dfd._core.runtime.process_state import ThreadLock, WhileAny
 
 #: The content of an image file, an image in memory, or one that is made from another.
 RawImage: TypeAlias = Union[bytes, Image.Image, np.ndarray, "DerivedImage"]
@@ -80,19 +79,7 @@ _TRANSPOSE: dict[Any, Image.Transpose] = {  # EXIF orientation -> what puts the 
 
 # Loading, which fills a PIL image in place, is not safe in two threads at once, and one image may
 # stand in several rows. One lock for all: whoever passes PIL images has mostly decoded them.
-_loading = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _loading, _silence, _silence_lock, _n_silenced
-    # whoever held these, or was within the filter, is a thread that the child does not have
-    _loading, _silence_lock = threading.Lock(), threading.Lock()
-    _silence.close()
-    _silence, _n_silenced = ExitStack(), 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_loading = ThreadLock()
 
 
 def check_array(image: np.ndarray, *, n_axes: int, name: str) -> None:
@@ -392,31 +379,18 @@ def _guarded() -> Iterator[None]:
         raise ValueError(f"the image data are truncated or damaged ({brief(error)})") from error
 
 
-# Up to Python 3.13 `warnings.catch_warnings` replaces the filters of the whole process; where two
-# threads overlap in it, the second to leave restores what the first had set. So the first thread
-# in sets the filter for all, and the last one out takes it back.
-_silence = ExitStack()
-_silence_lock = threading.Lock()
-_n_silenced = 0
-
-
 @contextmanager
-def _pillow_silenced() -> Iterator[None]:
-    global _n_silenced
-    if getattr(sys.flags, "context_aware_warnings", False):  # each thread has filters of its own
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            yield
-        return
-    with _silence_lock:
-        if _n_silenced == 0:
-            _silence.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-        _n_silenced += 1
-    try:
+def _warnings_of_pillow_ignored() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
-    finally:
-        with _silence_lock:
-            _n_silenced -= 1
-            if _n_silenced == 0:
-                _silence.close()
+
+
+# Up to Python 3.13 `warnings.catch_warnings` replaces the filters of the whole process.
+_silenced_for_all = WhileAny(_warnings_of_pillow_ignored)
+
+
+def _pillow_silenced() -> AbstractContextManager[None]:
+    if getattr(sys.flags, "context_aware_warnings", False):  # each thread has filters of its own
+        return _warnings_of_pillow_ignored()
+    return _silenced_for_all()

@@ -9,6 +9,7 @@ import warnings
 
 import torch
 
+from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd._core.network.onnx_graph import OnnxGraph
 from sklearn_dfd._core.runtime.devices import own_torch_state
 
@@ -55,7 +56,7 @@ def resolve_engine(engine, device, precision, *, fitted=False):
         return engine
     reason = f'engine="onnxruntime" needs {" and ".join(missing)}, not installed here'
     if fitted:
-        warnings.warn(f"{reason}; computing with torch.", stacklevel=3)
+        warn_user(f"{reason}; computing with torch.")
         return "torch"
     raise ImportError(f'{reason}: pip install "sklearn-dfd[onnx]", or use engine="torch".')
 

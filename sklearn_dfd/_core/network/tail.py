@@ -1,30 +1,39 @@
 """The tail: the blocks after the trunk and a new head.
 
-The parameters and their modules are torchvision's; on the CPU the blocks are run with their maps
-in channels-last order from end to end. Convolutions are then close to the speed of plain matrix
-products. That order must hold backwards too: a single gradient in the other one, as torch's
-average pool gives it, is copied again and again from there on.
+Parameters and modules are those of torchvision. On the CPU the blocks run with their maps in
+channels-last order throughout, in which convolutions are nearly as fast as plain matrix products.
+The gradients must have that order too: a single one in torch's default order, as torch's average
+pool returns it, would be copied by each layer before it.
 """
 
 import copy
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sklearn_dfd._core.network.mobilenet import POOLED_WIDTH, architecture, load_blocks
+from sklearn_dfd._core.network.mobilenet import (
+    POOLED_WIDTH,
+    architecture,
+    fold_batch_norm,
+    load_blocks,
+)
+
+Arrays: TypeAlias = Mapping[str, np.ndarray]
 
 
 class Tail(nn.Module):
-    """The trained part: the blocks after the trunk, average pool, and a new head.
+    """The trained part: the blocks after the trunk, an average pool, and a new head.
 
     Parameters
     ----------
     layer : int or "pool"
-        The last block of the trunk; "pool" leaves the head alone.
+        The last block of the trunk; with "pool" there is nothing but the head.
     input_shape : tuple of int
-        Shape of one row of features, see :func:`tail_input_shape`.
+        Shape of one row of features, see `tail_input_shape`.
     hidden_layer_sizes : sequence of int
         Widths of the hidden layers of the head.
     n_classes : int
@@ -33,13 +42,20 @@ class Tail(nn.Module):
         Probability of zeroing a hidden unit of the head in training.
     """
 
-    def __init__(self, layer, input_shape, hidden_layer_sizes, n_classes, dropout):
+    def __init__(
+        self,
+        layer: int | str,
+        input_shape: tuple[int, ...],
+        hidden_layer_sizes: Sequence[int],
+        n_classes: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.input_shape = input_shape
-        self.features = None
+        self.features: Any = None
         width = input_shape[0]
-        with torch.device("meta"):  # no draw from torch's global generator
-            if layer != "pool":
+        with torch.device("meta"):  # nothing is drawn from torch's global generator
+            if not isinstance(layer, str):
                 self.features = copy.deepcopy(architecture().features[layer + 1 :])
                 width = POOLED_WIDTH
             layers: list[nn.Module] = []
@@ -50,8 +66,8 @@ class Tail(nn.Module):
             last = nn.Linear(width, n_classes, dtype=torch.float32)
             self.head = nn.Sequential(*layers, last)
 
-    def initialize(self, arrays, generator):
-        """Fill the blocks from ``arrays`` and the head at random, as nn.Linear does."""
+    def initialize(self, arrays: Arrays | None, generator: torch.Generator) -> "Tail":
+        """Fill the blocks from ``arrays``, and the head at random as nn.Linear does."""
         if self.features is not None:
             load_blocks(self.features, arrays)
         self.head.to_empty(device="cpu")
@@ -62,81 +78,93 @@ class Tail(nn.Module):
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
         return self
 
-    def set_dropout(self, p, generator):
-        """Let dropout zero at the rate ``p``, drawing from ``generator`` on the module's device."""
+    def set_dropout(self, p: float, generator: torch.Generator | None) -> None:
+        """Let dropout zero at rate ``p``, drawing from ``generator`` on the module's device."""
         for module in self.head:
             if isinstance(module, Dropout):
                 module.p, module.generator = p, generator
 
-    def has_batch_norm(self):
+    def has_batch_norm(self) -> bool:
         """Whether statistics are taken over the rows of a batch."""
         return any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
 
-    def has_one_pixel(self):
-        """Whether a BatchNorm layer sees maps of one pixel, and thus a single value of one row."""
+    def has_one_pixel(self) -> bool:
+        """Whether a BatchNorm layer sees maps of one pixel, and so one value per row."""
         side = self.input_shape[-1]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 side = -(-side // module.stride[0])
         return self.has_batch_norm() and side == 1
 
-    def members(self):
-        """Itself: as of :class:`Tails`."""
-        return [self]
+    def folded(self) -> "Tail":
+        """Return a copy on the CPU for evaluation, with BatchNorm folded into the convolutions."""
+        copied = copy.deepcopy(self).cpu().eval().requires_grad_(False)
+        if copied.features is not None:
+            fold_batch_norm(copied.features)
+        return copied
 
-    def forward(self, X):
-        """Logits of shape (n_rows, n_classes) for rows of features (n_rows, width)."""
+    def plain(self, X: Tensor) -> Tensor:
+        """Compute the logits by calling each module, so that exporters and hooks see them all."""
         if self.features is not None:
-            maps = X.unflatten(1, self.input_shape)
-            if X.device.type == "cpu":
-                X = _pooled(self.features, maps, self.training)
-            else:
-                X = self.features(maps).mean((2, 3))
+            X = self.features(X.unflatten(1, self.input_shape)).mean((2, 3))
         return self.head(X)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Compute the logits, of shape (n_rows, n_classes), of rows of features."""
+        if self.features is None or X.device.type != "cpu":
+            return self.plain(X)
+        maps = X.unflatten(1, self.input_shape)
+        return self.head(_pooled(self.features, maps, self.training))
 
 
 class Tails(nn.Module):
-    """Several tails that start from other heads: they learn apart, and judge by their mean.
+    """One or more tails that start from different heads, learn apart and judge by their mean.
 
     Parameters
     ----------
     tails : sequence of Tail
-        Of one shape.
+        All of the same shape.
     """
 
-    def __init__(self, tails):
+    def __init__(self, tails: Sequence[Tail]) -> None:
         super().__init__()
         self.tails: Any = nn.ModuleList(tails)
-        self.input_shape = tails[0].input_shape
 
-    def initialize(self, arrays, generator):
-        """Fill all of them, the first as it would be alone."""
+    def initialize(self, arrays: Arrays | None, generator: torch.Generator) -> "Tails":
+        """Fill all of them; the first is filled as it would be if it were alone."""
         for tail in self.tails:
             tail.initialize(arrays, generator)
         return self
 
-    def set_dropout(self, p, generator):
-        """Let dropout draw other units for each."""
+    def set_dropout(self, p: float, generator: torch.Generator | None) -> None:
+        """Let dropout zero at rate ``p``, drawing different units for each tail."""
         for tail in self.tails:
             tail.set_dropout(p, generator)
 
-    def has_batch_norm(self):
+    def load_arrays(self, arrays: Arrays) -> None:
+        """Take parameters and statistics from a file, of this release or an older one."""
+        state = {
+            # files written before all tails were in a list give those of a single one no prefix
+            name if name.startswith("tails.") else f"tails.0.{name}": torch.tensor(array)
+            for name, array in arrays.items()
+        }
+        self.load_state_dict(state, assign=True)
+
+    def has_batch_norm(self) -> bool:
         """Whether statistics are taken over the rows of a batch."""
         return self.tails[0].has_batch_norm()
 
-    def has_one_pixel(self):
-        """Whether a BatchNorm layer sees maps of one pixel."""
+    def has_one_pixel(self) -> bool:
+        """Whether a BatchNorm layer sees maps of one pixel, and so one value per row."""
         return self.tails[0].has_one_pixel()
 
-    def members(self):
-        """Return the tails."""
-        return list(self.tails)
-
-    def forward(self, X):
-        """Logits of the mean of their probabilities, of shape (n_rows, n_classes)."""
-        logits = torch.stack([tail(X) for tail in self.tails], dim=2)
+    def forward(self, X: Tensor) -> Tensor:
+        """Compute the logits of the mean probabilities, of shape (n_rows, n_classes)."""
+        logits = [tail(X) for tail in self.tails]
+        if len(logits) == 1:
+            return logits[0]
         # up to a constant, which softmax does not see
-        return logits.log_softmax(1).logsumexp(2)
+        return torch.stack(logits, dim=2).log_softmax(1).logsumexp(2)
 
 
 class Dropout(nn.Module):
@@ -206,7 +234,10 @@ def _folded_unit(convolution, norm, clamped, x):
 
 
 class _NormClamp(torch.autograd.Function):
-    """BatchNorm in training and ReLU6, by torch's own kernels and with half of their memory."""
+    """BatchNorm in training and ReLU6, by torch's own kernels, with half of their memory.
+
+    As two modules they would keep, or clone, the map between them.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
@@ -221,9 +252,16 @@ class _NormClamp(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, weight, mean, invstd, y = ctx.saved_tensors
-        # y is overwritten: the convolution after it, which kept it too, has had its turn
-        torch.ops.aten.hardtanh_backward.grad_input(gradient, y, 0, 6, grad_input=y)
         gradients = torch.ops.aten.native_batch_norm_backward(
-            y, x, weight, None, None, mean, invstd, True, ctx.eps, [True, True, True]
+            torch.ops.aten.hardtanh_backward(gradient, y, 0, 6),
+            x,
+            weight,
+            None,
+            None,
+            mean,
+            invstd,
+            True,
+            ctx.eps,
+            [True, True, True],
         )
         return *gradients, None, None, None, None

@@ -1,20 +1,22 @@
-"""The skorch net that trains the tail: whole batches, the L1 penalty, measured epochs.
+"""The skorch net that trains tails: whole batches, an L1 penalty, and epochs that are measured.
 
-Knows torch and skorch, and nothing of scikit-learn's conventions.
+It knows torch and skorch, and nothing of scikit-learn's conventions.
 """
 
 import math
-from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, PrintLog
 from skorch.dataset import unpack_data
 from skorch.utils import to_numpy, to_tensor
-from torch.optim.lr_scheduler import OneCycleLR
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from sklearn_dfd._core.network.rows import Rows
+from sklearn_dfd._core.network.tail import Tails
 from sklearn_dfd._core.runtime.devices import in_halves
 from sklearn_dfd.exceptions import LossError
 
@@ -23,75 +25,78 @@ EVALUATION_BATCH_SIZE = 64
 
 
 class _Batches:
-    """An iterator over ``Rows`` that starts anew each epoch."""
+    """An iterable of the batches of some rows, which starts over in each epoch."""
 
-    def __init__(self, rows, batch_size, **options):
+    def __init__(self, rows: Rows, batch_size: int, **options: Any) -> None:
         self.rows, self.batch_size, self.options = rows, batch_size, options
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return self.rows.batches(self.batch_size, **self.options)
 
 
 class _Average:
     """The exponential moving average of a module's weights and statistics over its steps."""
 
-    def __init__(self, module, decay):
+    def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.model = AveragedModel(module, multi_avg_fn=self._move, use_buffers=True)
 
-    def update(self, module):
+    def update(self, module: nn.Module) -> None:
         """Move towards the weights of another step."""
         self.model.update_parameters(module)
 
-    def swap(self, module):
-        """Exchange the tensors' contents with those of the module, whose own they stay."""
+    def swap(self, module: nn.Module) -> None:
+        """Exchange contents with the tensors of the module, which remain its own tensors."""
         averages = self.model.module.state_dict(keep_vars=True)
         for name, tensor in module.state_dict(keep_vars=True).items():
             tensor.data, averages[name].data = averages[name].data, tensor.data
 
     @torch.no_grad()
-    def _move(self, averages, weights, n_averaged):
-        if not torch.is_floating_point(averages[0]):  # counters of batches
+    def _move(self, averages: Any, weights: Any, n_averaged: Any) -> None:
+        if not torch.is_floating_point(averages[0]):  # counts of batches
             torch._foreach_copy_(averages, weights)
             return
         n = float(n_averaged)
-        # the first steps, far from where it goes, soon weigh little
+        # so that the first steps, far from where training leads, soon weigh little
         decay = min(self.decay, (1 + n) / (10 + n))
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
 
 class TailNet(NeuralNet):
-    """Trains a tail on rows of features.
+    """Trains tails on rows of features.
 
     Parameters
     ----------
-    module : Tail or Tails
+    module : Tails
         Initialised; it is trained in place.
     l1_factor : float
-        Weight of the L1 norm of all the module's parameters in what is minimised.
+        Weight of the L1 norm of all parameters in the objective.
     label_smoothing : float
-        Share of each label that is spread over all classes, in what is minimised.
+        Share of each label that the objective spreads evenly over all classes.
     ema_decay : float or None
-        Of an average of the weights, which ``module_`` holds whenever no epoch is under way.
+        Decay of an average of the weights, which ``module_`` holds outside of training steps.
     generator : torch.Generator
-        Of the order of the rows.
+        Determines the order of the rows.
     valid_rows : Rows or None
-        Measured after each epoch where given.
+        Rows that are measured after each epoch, beside those trained on.
     **kwargs
-        skorch's.
+        Parameters of skorch.
     """
+
+    module_: Tails
+    optimizer_: torch.optim.Optimizer
 
     def __init__(
         self,
-        module,
+        module: Tails,
         *,
-        l1_factor=0.0,
-        label_smoothing=0.0,
-        ema_decay=None,
-        generator=None,
-        valid_rows=None,
-        **kwargs,
-    ):
+        l1_factor: float = 0.0,
+        label_smoothing: float = 0.0,
+        ema_decay: float | None = None,
+        generator: torch.Generator | None = None,
+        valid_rows: Rows | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             module,
             criterion=torch.nn.CrossEntropyLoss,
@@ -105,40 +110,27 @@ class TailNet(NeuralNet):
         self.l1_factor = l1_factor
         self.label_smoothing = label_smoothing
         self.ema_decay = ema_decay
-        self._average = None
-        self._schedule = None
+        self._average: _Average | None = None
         self.generator = generator
         self.valid_rows = valid_rows
 
     @property
-    def _default_callbacks(self):
+    def _default_callbacks(self) -> list[tuple[str, Any]]:
         # skorch's own would average the losses of moving weights, in training mode
         log = [("print_log", PrintLog())] if self.verbose else []
         return [("epoch_timer", EpochTimer()), *log]
 
-    @contextmanager
-    def one_cycle(self, n_epochs, rows):
-        """Let the learning rate rise and fall while ``rows`` are trained on for ``n_epochs``."""
-        n_steps = n_epochs * rows.n_batches(self.batch_size, **self._batching())
-        self._schedule = OneCycleLR(
-            self.optimizer_, self.lr, total_steps=n_steps, cycle_momentum=False
-        )
-        try:
-            yield
-        finally:
-            self._schedule = None
-            for group in self.optimizer_.param_groups:
-                group["lr"] = self.lr
-
-    def on_batch_end(self, net, batch=None, training=False, **kwargs):
-        """Move the average of the weights, and the learning rate where it is not constant."""
+    def on_batch_end(
+        self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
+        """Move the average of the weights."""
         if training and self._average is not None:
             self._average.update(self.module_)
-        if training and self._schedule is not None:
-            self._schedule.step()
 
-    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
-        """Run an epoch, in training with the weights of the last step in place of their average."""
+    def run_single_epoch(
+        self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
+    ) -> None:
+        """Run an epoch; training goes on from the weights of the last step, not their average."""
         run = super().run_single_epoch
         if not training or self.ema_decay is None:
             return run(iterator, training, prefix, step_fn, **fit_params)
@@ -147,80 +139,79 @@ class TailNet(NeuralNet):
         self._average.swap(self.module_)
         try:
             run(iterator, training, prefix, step_fn, **fit_params)
-        finally:  # also where somebody interrupts
+        finally:  # also where the epoch is interrupted
             self._average.swap(self.module_)
 
-    def restart(self, state):
-        """Go on from the weights ``state``, as if no step had been taken."""
+    def restart(self, state: dict[str, Tensor]) -> None:
+        """Go on from the weights in ``state``, as if no step had been taken."""
         self.module_.load_state_dict(state)
         self.initialize_optimizer()
         self._average = None
 
-    def get_dataset(self, X, y=None):
-        """Rows as they are; arrays of features become rows."""
+    def get_dataset(self, X: Any, y: Any = None) -> Rows:
+        """Return rows as they are, and arrays of features as rows."""
         return X if isinstance(X, Rows) else Rows(to_numpy(X), y)
 
-    def get_iterator(self, dataset, training=False):
-        """Whole batches of rows, shuffled in training."""
+    def get_iterator(self, dataset: Rows, training: bool = False) -> _Batches:
+        """Return whole batches of rows, shuffled in training."""
         if not training:
             return _Batches(dataset, EVALUATION_BATCH_SIZE)
         return _Batches(
             dataset,
             self.batch_size,
             generator=self.generator,
-            n_orders=len(self.module_.members()),
-            **self._batching(),
+            n_orders=len(self.module_.tails),
+            join_single=self.module_.has_batch_norm(),
         )
 
-    def _batching(self):
-        return {"join_single": self.module_.has_batch_norm()}
+    def n_steps(self, rows: Rows) -> int:
+        """Count the steps of an epoch."""
+        return rows.n_batches(self.batch_size, join_single=self.module_.has_batch_norm())
 
-    def get_loss(self, y_pred, y_true, X=None, training=False):
-        """Mean cross-entropy, weighted; the penalty acts on the gradients."""
+    def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Any:
+        """Compute the weighted mean cross-entropy; the penalty acts on the gradients."""
         y, weight = y_true
         loss = self.criterion_(y_pred, y.to(y_pred.device))
         return (loss * weight.to(y_pred.device)).mean()
 
-    def train_step_single(self, batch, **fit_params):
-        """Gradients of the weighted cross-entropy plus ``l1_factor`` times the L1 norm.
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+        """Compute the gradients of the weighted cross-entropy plus the L1 penalty.
 
-        Of several tails each learns from a part of the batch of its own.
+        Each tail learns from its own part of the batch.
         """
         self._set_training(True)
         X, (y, weight) = unpack_data(batch)
-        tails, total = self.module_.members(), torch.zeros((), device=self.device)
+        tails, total = self.module_.tails, torch.zeros((), device=self.device)
         parts = (part.chunk(len(tails)) for part in (to_tensor(X, device=self.device), y, weight))
         for tail, X, y, weight in zip(tails, *parts, strict=True):
             loss = self.get_loss(tail(X), (y, weight))
-            loss.backward()  # the maps of one are given up before the next
+            loss.backward()  # the maps of one tail are freed before those of the next are made
             total += loss.detach()
         if not math.isfinite(total.item()):
             raise self._error("loss", total.item())
         if self.l1_factor:
-            parameters = [p for p in self.module_.parameters() if p.grad is not None]
+            pairs = [(p.grad, p.detach()) for p in self.module_.parameters() if p.grad is not None]
+            gradients, parameters = map(list, zip(*pairs, strict=True))
             # the derivative of l1_factor * |p|, for all parameters in one fused call
-            torch._foreach_add_(
-                [p.grad for p in parameters],
-                torch._foreach_sign([p.detach() for p in parameters]),
-                alpha=self.l1_factor,
-            )
+            signs = torch._foreach_sign(parameters)
+            torch._foreach_add_(gradients, signs, alpha=self.l1_factor)
         return {"loss": total}
 
-    def evaluation_step(self, batch, training=False):
-        """Logits of a batch, in evaluation mode unless ``training``."""
+    def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
+        """Compute the logits of a batch, in evaluation mode unless ``training``."""
         step = super().evaluation_step
         with torch.inference_mode(not training):
             if training:
                 return step(batch, training=training)
             return in_halves(lambda X: step((X, None)), batch[0], torch.cat)
 
-    def penalty(self):
-        """``l1_factor`` times the L1 norm of all parameters, of several tails their mean."""
+    def penalty(self) -> float:
+        """Compute ``l1_factor`` times the L1 norm of all parameters; the mean of several tails."""
         norms = torch._foreach_norm([p.detach() for p in self.module_.parameters()], 1)
-        return self.l1_factor * float(sum(norms)) / len(self.module_.members())
+        return self.l1_factor * float(sum(norms)) / len(self.module_.tails)
 
-    def measure(self, rows):
-        """Weighted mean cross-entropy and accuracy on ``rows``, in evaluation mode."""
+    def measure(self, rows: Rows) -> tuple[float, float]:
+        """Compute the weighted mean cross-entropy and accuracy on rows, in evaluation mode."""
         loss = correct = total = 0.0
         for X, (y, weight) in self.get_iterator(rows):
             logits = self.evaluation_step((X, None)).float().cpu()
@@ -232,8 +223,10 @@ class TailNet(NeuralNet):
             total += float(weight.sum())
         return loss / total, correct / total
 
-    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
-        """Measure the epoch: skorch's callbacks find the figures in the history."""
+    def on_epoch_end(
+        self, net: NeuralNet, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
+    ) -> None:
+        """Measure the epoch, so that skorch's callbacks find the figures in the history."""
         loss, accuracy = self.measure(dataset_train)
         self.history.record("train_loss", loss)
         self.history.record("train_loss_penalized", loss + self.penalty())
@@ -244,8 +237,8 @@ class TailNet(NeuralNet):
             self.history.record("valid_accuracy", accuracy)
         self._check_finite()
 
-    def _check_finite(self):
-        """Find what the last step spoiled, since no batch comes after it to tell."""
+    def _check_finite(self) -> None:
+        """Find what the last step spoiled, since no batch after it would tell."""
         for name in ("train_loss", "valid_loss"):
             if not math.isfinite(self.history[-1].get(name, 0)):
                 raise self._error("loss", self.history[-1, name])
@@ -256,7 +249,7 @@ class TailNet(NeuralNet):
             if not torch.isfinite(tensor).all():
                 raise self._error(f"tail's {name}", "nan or infinite")
 
-    def _error(self, what, value):
+    def _error(self, what: str, value: object) -> LossError:
         return LossError(
             f"the {what} became {value} in epoch {len(self.history)}, batch "
             f"{len(self.history[-1, 'batches'])}: lower lr, or scale the features."

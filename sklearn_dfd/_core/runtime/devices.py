@@ -1,17 +1,15 @@
 """Which device the work is done on, and how many cores it takes."""
 
-import os
-import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import joblib
 import torch
 
+from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd._core.runtime.device_slots import device_slot, last_device
+from sklearn_dfd._core.runtime.process_state import WhileAny, is_forked
 
 
 def resolve_device(device, *, fitted=False):
@@ -55,7 +53,7 @@ def resolve_device(device, *, fitted=False):
     if reason is None:
         return resolved
     if fitted:
-        warnings.warn(f"device={str(device)!r}: {reason}; predicting on the CPU.", stacklevel=3)
+        warn_user(f"device={str(device)!r}: {reason}; predicting on the CPU.")
         return torch.device("cpu")
     raise ValueError(
         f"device={str(device)!r}: {reason}. On this machine: {', '.join(_available_types())}."
@@ -114,9 +112,8 @@ def in_halves(run, rows, join):
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = (len(rows) + 1) // 2
-    warnings.warn(
-        f"The device's memory is too small for {len(rows)} rows at once: going on with {half}.",
-        stacklevel=2,
+    warn_user(
+        f"The device's memory is too small for {len(rows)} rows at once: going on with {half}."
     )
     return join([in_halves(run, part, join) for part in (rows[:half], rows[half:])])
 
@@ -180,7 +177,7 @@ def own_torch_state(device):
     A forked process gets one: OpenMP would wait for threads that only its parent has.
     """
     with ExitStack() as stack:
-        most = 1 if _forked else joblib.cpu_count()
+        most = 1 if is_forked() else joblib.cpu_count()
         if torch.get_num_threads() > most:
             stack.enter_context(_threads_restored())
             torch.set_num_threads(most)
@@ -190,43 +187,6 @@ def own_torch_state(device):
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(_own_precision())
         yield
-
-
-class _WhileAny:
-    """A state of the whole process: the first of several at once enters it, the last leaves it.
-
-    Each on its own would restore what another has set, and that in the midst of a third.
-    """
-
-    def __init__(self, make_context):
-        self._make_context = make_context
-        self._abandoned = []
-        self._begin()
-
-    def _begin(self):
-        self._now = SimpleNamespace(lock=threading.Lock(), n_inside=0, context=None)
-
-    def forget(self):
-        """Begin anew in a forked process: who was inside, or held the lock, is not there."""
-        self._abandoned.append(self._now)  # kept, for a context that is deleted restores
-        self._begin()
-
-    @contextmanager
-    def __call__(self):
-        state = self._now
-        with state.lock:
-            if state.n_inside == 0:
-                state.context = self._make_context()
-                state.context.__enter__()
-            state.n_inside += 1
-        try:
-            yield
-        finally:
-            if state is self._now:  # and not the child of a process that was inside
-                with state.lock:
-                    state.n_inside -= 1
-                    if state.n_inside == 0:
-                        state.context.__exit__(None, None, None)
 
 
 @contextmanager
@@ -274,20 +234,8 @@ def _setting(read, otherwise):
         return otherwise
 
 
-_threads_restored = _WhileAny(_threads_as_before)
-_own_precision = _WhileAny(_full_precision)
-_forked = False  # from a process that may have started OpenMP's threads
-
-
-def _after_fork():
-    global _forked
-    _forked = True
-    for state in (_threads_restored, _own_precision):
-        state.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_threads_restored = WhileAny(_threads_as_before)
+_own_precision = WhileAny(_full_precision)
 
 
 def _resolve_all(devices, fitted):
