@@ -1,9 +1,11 @@
-"""Callbacks in ``fit``: those of scikit-learn, which has them from 1.9 on.
+"""Callbacks in ``fit``: those of scikit-learn 1.9 or later.
 
-With an older scikit-learn there is no ``set_callbacks``, and nobody to call.
+With an older scikit-learn there is no ``set_callbacks``, and no callback is called.
 """
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 
@@ -13,22 +15,22 @@ __all__ = ["CallbackSupportMixin", "NoCallbacks", "training_data"]
 
 
 class NoCallbacks:
-    """The context of a task that no callback follows, in place of scikit-learn's."""
+    """The context of a task without callbacks, with the methods of scikit-learn's contexts."""
 
-    def subcontext(self, **task):
-        """Return the context of a part of the task, which nobody follows either."""
+    def subcontext(self, **task: Any) -> "NoCallbacks":
+        """Return the context of a part of the task, which has no callbacks either."""
         return self
 
-    def propagate_callback_context(self, estimator):
-        """Lend no callbacks to a part."""
+    def propagate_callback_context(self, estimator: Any) -> AbstractContextManager[None]:
+        """Pass no callbacks on to an inner estimator."""
         return nullcontext()
 
-    def call_on_fit_task_begin(self, **known):
-        """Call nobody."""
+    def call_on_fit_task_begin(self, **known: Any) -> "NoCallbacks":
+        """Call no callback."""
         return self
 
-    def call_on_fit_task_end(self, **known):
-        """Call nobody, so that nobody asks to stop."""
+    def call_on_fit_task_end(self, **known: Any) -> bool:
+        """Call no callback; return False, because none asks to stop."""
         return False
 
 
@@ -37,35 +39,39 @@ try:
 except ModuleNotFoundError:  # scikit-learn < 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """In place of scikit-learn's: ``fit`` can ask for a context all the same."""
+        """A stand-in for scikit-learn's class, so that ``fit`` can ask for a context."""
 
         def _init_callback_context(self, **task):
             return NoCallbacks()
 
 
-def training_data(X, y, sample_weight, kept=None):
+def training_data(
+    X: Any, y: Any, sample_weight: Any, kept: Any = None
+) -> dict[str, Callable[[], Any]]:
     """Collect what callbacks are told about the rows, as arguments of a context's ``call_on_...``.
 
-    The values are functions, which scikit-learn calls only for a callback that wants the value:
-    rows set aside cost a copy of the others.
+    The values are functions that scikit-learn calls only if a callback wants the value, because
+    the rows that remain if some are set aside have to be copied.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        As given to ``fit``: in a DataFrame the columns keep the names that ``predict`` expects.
+        The rows as given to ``fit``: the columns of a DataFrame keep the names that ``predict``
+        expects.
     y : ndarray of shape (n_samples,)
+        The labels.
     sample_weight : ndarray of shape (n_samples,), or None
-        None where ``fit`` was given none: not every scorer takes weights.
+        The weights; None if ``fit`` was given none, because not every scorer takes weights.
     kept : ndarray of intp, or None
-        The rows that are trained on; None for all that have a weight.
+        The rows that are trained on; None for all rows of positive weight.
 
     Returns
     -------
     arguments : dict
-        ``X``, ``y`` and ``metadata``.
+        The functions ``X``, ``y`` and ``metadata``.
     """
     if kept is None and sample_weight is not None:
-        kept = np.flatnonzero(sample_weight)  # the others may be of a class that is left out
+        kept = np.flatnonzero(sample_weight)  # other rows may be of a class that is left out
 
     def part(values):
         return values if kept is None else safe_indexing(values, kept)

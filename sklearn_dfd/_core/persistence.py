@@ -1,55 +1,58 @@
-"""What estimators are saved as: plain values under a format number, and files of older releases.
+"""What estimators are saved as: plain values with a format number; and files of older releases.
 
-One state serves pickle, joblib and skops. skops' audit sees all of it, so nothing in it may be an
-opaque object.
+Pickle, joblib and skops save the same state. The audit of skops sees all of it, so that it must not
+contain opaque objects.
 """
 
 import os
 import sys
+from typing import Any
 
 from sklearn_dfd._core.version import __version__
 
-# 1 is that of release 0.1.0, whose files have no number in them
+# format 1 is that of release 0.1.0, whose files contain no number
 FORMAT = 2
 
 
-def saved_state(state):
-    """Turn the attributes of an estimator into what a file holds.
+def saved_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Turn the attributes of an estimator into the contents of a file.
 
     Parameters
     ----------
     state : dict
-        Attributes by name; it is not changed.
+        The attributes by name, which are not changed.
 
     Returns
     -------
     state : dict
-        With names in place of devices and strings in place of path objects, which are of another
-        class on another system, and with the number of the format.
+        The attributes, with names instead of devices and strings instead of path objects, whose
+        classes differ between systems, and with the number of the format.
     """
     state = {name: _plain(value) for name, value in state.items()}
     return {**state, "_format": FORMAT, "_release": __version__}
 
 
-def restored_state(estimator, state):
-    """Turn what a file holds into the attributes of an estimator of this release.
+def restored_state(estimator: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """Turn the contents of a file into the attributes of an estimator of this release.
 
     Parameters
     ----------
     estimator : object
-        Its ``_parameters_of_older_files`` gives each parameter that came after release 0.1.0 the
-        value that stands for what was done before it came, whatever its default is now.
+        The estimator. For each parameter that was added after release 0.1.0, its
+        ``_parameters_of_older_files`` has the value that stands for what was done before the
+        parameter existed, which need not be its default.
     state : dict
-        As :func:`saved_state` gave it, in this release or an earlier one; it is not changed.
+        What :func:`saved_state` returned, in this release or an earlier one. It is not changed.
 
     Returns
     -------
     state : dict
+        The attributes by name.
 
     Raises
     ------
     ValueError
-        If a later release saved it, in a format that this one does not know.
+        If the file was saved by a later release, in a format that is unknown to this one.
     """
     state = dict(state)
     number, release = state.pop("_format", 1), state.pop("_release", "0.1.0")
@@ -62,8 +65,8 @@ def restored_state(estimator, state):
     return {**estimator._parameters_of_older_files, **state}
 
 
-def _plain(value):
-    torch = sys.modules.get("torch")  # where nobody has imported it, nothing is one of its devices
+def _plain(value: Any) -> Any:
+    torch = sys.modules.get("torch")  # if it is not imported, no value is one of its devices
     if torch is not None and isinstance(value, torch.device):
         return str(value)
     if isinstance(value, list):  # of devices

@@ -1,45 +1,58 @@
-"""What runs the trunk: torch, or onnxruntime where it is installed.
+"""What runs the trunk: torch, or onnxruntime if it is installed.
 
-An engine is a function from pixels to rows. It may be called from several threads at once, each of
-which keeps one core busy.
+An engine is a function from pixels to rows of features. Several threads may call it at the same
+time, and each of them keeps one core busy.
 """
 
 import importlib.util
 import warnings
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from sklearn_dfd._core.messages import warn_user
+from sklearn_dfd._core.network.mobilenet import Trunk
 from sklearn_dfd._core.network.onnx_graph import OnnxGraph
 from sklearn_dfd._core.runtime.devices import own_torch_state
+
+#: From pixels, of shape (n_images, side, side, 3), to rows of features.
+Engine: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 _ONNX_PACKAGES = ("onnx", "onnxruntime")
 
 
-def resolve_engine(engine, device, precision, *, fitted=False):
-    """Turn the ``engine`` parameter of an estimator into an engine that is installed.
+def resolve_engine(
+    engine: str, device: torch.device, precision: str, *, fitted: bool = False
+) -> str:
+    """Turn the ``engine`` parameter of an estimator into an engine that can be used here.
 
     Parameters
     ----------
     engine : {"auto", "torch", "onnxruntime"}
-        ``"auto"`` takes onnxruntime where it is installed and can do it: in float32 on the CPU,
-        where it is the faster one.
+        ``"auto"`` takes onnxruntime if it is installed and faster, which it is in float32 on the
+        CPU.
     device : torch.device
+        The device that the trunk will run on.
     precision : {"float32", "bfloat16"}
+        The precision that the trunk will run in.
     fitted : bool, default=False
-        Whether a fitted estimator asks. It may have come from another machine: it then works
-        with torch where onnxruntime is missing, and says so in a warning.
+        Whether the estimator is fitted. It may then come from another machine: if onnxruntime is
+        missing here, torch is taken instead, with a warning.
 
     Returns
     -------
     engine : {"torch", "onnxruntime"}
+        The engine to use.
 
     Raises
     ------
     ImportError
-        If onnxruntime is asked for and not installed, unless ``fitted``.
+        If ``engine`` is "onnxruntime", which is not installed, and the estimator is not fitted.
     ValueError
-        If onnxruntime is asked for on another device or in another precision.
+        If ``engine`` is "onnxruntime" and the device is not the CPU or the precision not float32.
     """
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     fits = device.type == "cpu" and precision == "float32"
@@ -61,8 +74,8 @@ def resolve_engine(engine, device, precision, *, fitted=False):
     raise ImportError(f'{reason}: pip install "sklearn-dfd[onnx]", or use engine="torch".')
 
 
-def torch_engine(trunk, device):
-    """Run a trunk by torch.
+def torch_engine(trunk: Trunk, device: torch.device) -> Engine:
+    """Make a function that runs a trunk by torch.
 
     Parameters
     ----------
@@ -72,8 +85,8 @@ def torch_engine(trunk, device):
     Returns
     -------
     run : callable
-        From an array of uint8, shape (n_images, side, side, 3), to one of float32, shape
-        (n_images, n_features).
+        Takes an array of uint8, of shape (n_images, side, side, 3), and returns one of float32, of
+        shape (n_images, n_features).
     """
     with own_torch_state(device):
         if device.type == "cpu" and trunk.precision == torch.float32:
@@ -84,19 +97,19 @@ def torch_engine(trunk, device):
     def run(pixels):
         with own_torch_state(device), torch.inference_mode():
             images = torch.from_numpy(pixels)
-            if device.type == "cuda":  # the copy then goes on beside the kernels
+            if device.type == "cuda":  # so that the copy overlaps with the kernels
                 images = images.pin_memory()
             return network(images.to(device, non_blocking=True)).cpu().numpy()
 
     return run
 
 
-def optimize_for_cpu(trunk):
+def optimize_for_cpu(trunk: Trunk) -> Any:
     """Let torch fuse and lay out a trunk for inference on the CPU.
 
-    Sums join the convolutions, and weights and maps take the blocked layout of oneDNN. The
-    features are equal to a few units in the last place. TorchScript, which does this, is
-    deprecated; where it is gone, the trunk stays as it is.
+    Residual sums are fused into the convolutions, and weights and maps get the blocked layout of
+    oneDNN. The features differ by a few units in the last place. TorchScript, which does this, is
+    deprecated: without it the trunk is returned as it is.
     """
     if not hasattr(torch.jit, "optimize_for_inference"):
         return trunk
@@ -108,8 +121,11 @@ def optimize_for_cpu(trunk):
         return torch.jit.optimize_for_inference(torch.jit.freeze(script))
 
 
-def onnx_engine(trunk):
-    """Run a trunk by onnxruntime, each call in the calling thread; see :func:`torch_engine`."""
+def onnx_engine(trunk: Trunk) -> Engine:
+    """Make a function that runs a trunk by onnxruntime, in the calling thread.
+
+    See :func:`torch_engine`.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -124,17 +140,18 @@ def onnx_engine(trunk):
     return run
 
 
-def trunk_as_onnx(trunk):
+def trunk_as_onnx(trunk: Trunk) -> bytes:
     """Write a trunk as an ONNX model, from uint8 images to rows of float32.
 
     Parameters
     ----------
     trunk : Trunk
-        In float32.
+        A trunk in float32.
 
     Returns
     -------
     model : bytes
+        A serialized ModelProto.
     """
     from onnx import TensorProto
 

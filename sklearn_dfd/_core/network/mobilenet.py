@@ -1,8 +1,9 @@
 """MobileNetV2 [1]_, where it is cut, and the frozen trunk.
 
-The parameters have torchvision's names, and the modules compute what torchvision's do. They are
-built here because ``import torchvision`` takes as long as ``import torch``, which a saved detector
-should not need in order to predict. This module knows nothing of scikit-learn, files or training.
+The parameters have torchvision's names, and the modules compute what torchvision's modules do.
+They are built here because ``import torchvision`` takes as long as ``import torch``, and predicting
+with a saved detector should not need it. This module knows nothing of scikit-learn, files or
+training.
 
 References
 ----------
@@ -11,7 +12,9 @@ References
 """
 
 import copy
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,15 +43,15 @@ _HALVING = (0, 2, 4, 7, 14)
 
 
 @lru_cache(maxsize=1)
-def architecture():
-    """MobileNetV2 without values (on torch's meta device): names, shapes and structure."""
+def architecture() -> Any:
+    """Build MobileNetV2 on torch's meta device: names, shapes and structure without values."""
     with torch.device("meta"):
         model = nn.Module()
         model.features = nn.Sequential(*_blocks())
-    return model.float().eval()  # whatever the default dtype is
+    return model.float().eval()  # even if the caller has set another default dtype
 
 
-def _blocks():
+def _blocks() -> Iterator[nn.Module]:
     yield _unit(3, 32, 3, stride=2)
     width = 32
     for expansion, channels, n_blocks, stride in _STAGES:
@@ -58,8 +61,10 @@ def _blocks():
     yield _unit(width, POOLED_WIDTH, 1)
 
 
-def _unit(width, channels, kernel_size, stride=1, groups=1):
-    """Convolution, BatchNorm and ReLU6."""
+def _unit(
+    width: int, channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """Build a convolution followed by BatchNorm and ReLU6."""
     padding = kernel_size // 2
     return nn.Sequential(
         nn.Conv2d(width, channels, kernel_size, stride, padding, groups=groups, bias=False),
@@ -69,9 +74,9 @@ def _unit(width, channels, kernel_size, stride=1, groups=1):
 
 
 class InvertedResidual(nn.Module):
-    """A block: expand the channels, filter each by itself, project to fewer."""
+    """A block that expands the channels, filters each of them and projects them to fewer."""
 
-    def __init__(self, width, channels, expansion, stride):
+    def __init__(self, width: int, channels: int, expansion: int, stride: int) -> None:
         super().__init__()
         inside = width * expansion
         self.use_res_connect = stride == 1 and width == channels
@@ -82,13 +87,13 @@ class InvertedResidual(nn.Module):
             nn.BatchNorm2d(channels),
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute maps of shape (n_images, channels, side / stride, side / stride)."""
         return x + self.conv(x) if self.use_res_connect else self.conv(x)
 
 
-def feature_shape(layer, image_size):
-    """Shape of what the trunk gives for one image.
+def feature_shape(layer: int | str, image_size: int) -> tuple[int, ...]:
+    """Compute the shape of the features of one image.
 
     Parameters
     ----------
@@ -102,7 +107,7 @@ def feature_shape(layer, image_size):
     shape : tuple of int
         ``(channels, side, side)``, or ``(1280,)`` for "pool".
     """
-    if layer == "pool":
+    if isinstance(layer, str):
         return (POOLED_WIDTH,)
     side = image_size
     for block in _HALVING:
@@ -111,8 +116,8 @@ def feature_shape(layer, image_size):
     return (_CHANNELS[layer], side, side)
 
 
-def tail_input_shape(layer, width):
-    """Shape of one row of ``width`` features as the tail after ``layer`` takes it.
+def tail_input_shape(layer: int | str, width: int) -> tuple[int, ...]:
+    """Compute the shape that a row of ``width`` features has as the input of the tail.
 
     Returns
     -------
@@ -122,9 +127,10 @@ def tail_input_shape(layer, width):
     Raises
     ------
     ValueError
-        If no square image gives that many features at that layer; says which layers would.
+        If no square image has that many features at that layer; the message names layers at which
+        one has.
     """
-    if layer == "pool":
+    if isinstance(layer, str):
         return (width,)
     side = _side(layer, width)
     if side is not None:
@@ -145,15 +151,15 @@ def tail_input_shape(layer, width):
     )
 
 
-def _side(layer, width):
-    """Side of the feature map with ``width`` numbers at ``layer``; None if there is none."""
+def _side(layer: int, width: int) -> int | None:
+    """Compute the side of the maps of ``width`` numbers at ``layer``; None if there are none."""
     side = round((width / _CHANNELS[layer]) ** 0.5)
     return side if side and _CHANNELS[layer] * side * side == width else None
 
 
-def trunk_names(layer):
-    """Names of the parameters and statistics of the trunk up to ``layer``."""
-    last = LAST_BLOCK if layer == "pool" else layer
+def trunk_names(layer: int | str) -> list[str]:
+    """List the names of the parameters and statistics of the trunk up to ``layer``."""
+    last = LAST_BLOCK if isinstance(layer, str) else layer
     return [
         name
         for name in architecture().state_dict()
@@ -162,24 +168,32 @@ def trunk_names(layer):
 
 
 class Trunk(nn.Module):
-    """The frozen blocks: images in, rows of features out.
+    """The frozen blocks, from images to rows of features.
 
-    BatchNorm is folded into the convolutions: exact in evaluation mode, the only mode there is. So
-    is the normalisation of the images, but for the mean, which zeros at the border stand for.
+    BatchNorm is folded into the convolutions, which is exact in evaluation mode, the only mode
+    there is. So is the scale of the normalisation of the images. Their mean is subtracted from the
+    pixels, because the zeros that the convolution pads with must stand for it.
 
     Parameters
     ----------
     arrays : dict of str to ndarray
-        Weights, by torchvision's names.
+        Weights by torchvision's names.
     layer : int or "pool"
         The last block, 0 to 18, or "pool".
     precision : torch.dtype, default=torch.float32
-        Of weights and maps.
+        The dtype of weights and maps.
     """
 
-    def __init__(self, arrays, layer, precision=torch.float32):
+    shift: torch.Tensor
+
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        layer: int | str,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
-        last = LAST_BLOCK if layer == "pool" else layer
+        last = LAST_BLOCK if isinstance(layer, str) else layer
         blocks = copy.deepcopy(architecture().features[: last + 1])
         load_blocks(blocks, arrays)
         self.features = fold_batch_norm(blocks.eval())
@@ -193,7 +207,7 @@ class Trunk(nn.Module):
         self.register_buffer("shift", shift)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute features.
 
         Parameters
@@ -203,9 +217,9 @@ class Trunk(nn.Module):
         Returns
         -------
         features : Tensor of float32, shape (n_images, n_features)
-            Flattened channel by channel.
+            Maps flattened channel by channel.
         """
-        # a permuted view of (n, side, side, 3) is channels_last as it stands
+        # a permuted view of (n, side, side, 3) already is in channels-last order
         x = images.permute(0, 3, 1, 2) - self.shift
         x = self.features(x.to(self.precision)).float()
         if self.pool:
@@ -213,8 +227,8 @@ class Trunk(nn.Module):
         return x.contiguous().flatten(1)
 
 
-def load_blocks(blocks, arrays):
-    """Give ``blocks`` (on the meta device) their own copies of ``arrays``."""
+def load_blocks(blocks: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Fill ``blocks``, which are on the meta device, with copies of ``arrays``."""
     state = {
         name: torch.tensor(0)
         if name.endswith("num_batches_tracked")
@@ -226,7 +240,7 @@ def load_blocks(blocks, arrays):
         parameter.requires_grad_(True)
 
 
-def fold_batch_norm(module):
+def fold_batch_norm(module: nn.Module) -> Any:
     """Replace each convolution followed by BatchNorm by one convolution, throughout, in place."""
     for name, child in module.named_children():
         module.register_module(name, fold_batch_norm(child))

@@ -1,29 +1,26 @@
 """ONNX models, written node by node.
 
-MobileNetV2 and its head have a dozen kinds of nodes: an exporter would cost a dependency and a
-trace, and leave less to say about what is in the file.
+MobileNetV2 and its head need a dozen kinds of nodes. An exporter would add a dependency and a
+trace, and give less control over what is in the file.
 """
 
 import numpy as np
 import torch
 from torch import nn
 
-_OPSET, _IR = 17, 8  # of 2022: read by all releases of onnxruntime since
-_PILLOW_ONE = np.float64(2**22)  # what a weight of 1 is in Pillow's whole numbers
+_OPSET, _IR = 17, 8  # from 2022: all releases of onnxruntime since then read them
+_PILLOW_ONE = np.float64(2**22)  # a weight of 1 in Pillow's fixed-point arithmetic
 
 
 class OnnxGraph:
-    """A graph that grows by nodes, each of which has one output with a name.
-
-    Needs the package onnx.
-    """
+    """A graph to which nodes are added, each with one named output. It needs the package onnx."""
 
     def __init__(self):
         self._nodes = []
         self._constants = []
 
     def constant(self, value):
-        """Add a tensor or array; return its name."""
+        """Add a tensor or array, and return its name."""
         from onnx import numpy_helper
 
         value = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
@@ -32,7 +29,7 @@ class OnnxGraph:
         return name
 
     def add(self, operator, *inputs, **attributes):
-        """Add a node that works on the outputs named; return the name of its own."""
+        """Add a node with these inputs, and return the name of its output."""
         from onnx import helper
 
         name = attributes.pop("name", f"{operator}_{len(self._nodes)}")
@@ -40,22 +37,23 @@ class OnnxGraph:
         return name
 
     def add_squash(self, images, side):
-        """Squash images to a square as Pillow does, to the last bit.
+        """Resize images to a square (aspect ratio not kept), bit for bit as Pillow does.
 
-        ONNX has Resize, but onnxruntime rounds the weights of its filter to 32 bits: one pixel in
-        a thousand is then off by one, and the probabilities by up to 1e-3. Here the weights are
-        whole numbers, as in Pillow, and so are the sums, which fit into 64 bits exactly.
+        ONNX has Resize, but onnxruntime rounds the weights of its filter to 32 bits. One pixel in
+        a thousand would then be off by one, and probabilities by up to 1e-3. Here the weights are
+        integers, as in Pillow, and so are the sums, which 64 bits hold exactly.
 
         Parameters
         ----------
         images : str
-            Of uint8, shape (n, height, width, 3).
+            Name of images of uint8, of shape (n, height, width, 3).
         side : int
+            Side of the square, in pixels.
 
         Returns
         -------
         pixels : str
-            Of float32, whole numbers, shape (n, 3, side, side).
+            Name of the pixels: whole numbers in float32, of shape (n, 3, side, side).
         """
         from onnx import TensorProto
 
@@ -68,10 +66,10 @@ class OnnxGraph:
         return self.add("Cast", x, to=TensorProto.FLOAT)
 
     def _add_filter(self, shape, axis, side, *, along):
-        """Add Pillow's bilinear filter as a matrix of whole numbers.
+        """Add Pillow's bilinear filter as a matrix of integers.
 
-        With the pixels along its axis 1, of shape (side, length), or along 0, of shape (length,
-        side): onnxruntime 1.24 cannot multiply by a Transpose of doubles.
+        The pixels of the image are along axis 1, of shape (side, length), or along axis 0, of shape
+        (length, side), because onnxruntime 1.24 cannot multiply by a transposed matrix of doubles.
         """
         from onnx import TensorProto
 
@@ -95,26 +93,26 @@ class OnnxGraph:
         return self.add("Floor", self.add("Add", weight, half))
 
     def _add_rounded(self, x):
-        """Add the rounding of sums of weighted pixels to whole pixels."""
+        """Add the rounding of weighted sums to whole pixel values."""
         x = self.add("Add", x, self.constant(_PILLOW_ONE / 2))
         return self.add("Floor", self.add("Div", x, self.constant(_PILLOW_ONE)))
 
     def add_mirrored(self, pixels):
-        """Add the mirror images after the images, from n of shape (3, side, side) to 2n."""
+        """Append the mirror image of each image: n images of shape (3, side, side) become 2n."""
         last, start, end = (self.constant(np.array([i])) for i in (-1, -1, np.iinfo(np.int64).min))
         return self.add("Concat", pixels, self.add("Slice", pixels, start, end, last, last), axis=0)
 
     def add_trunk(self, trunk, pixels):
-        """Add the frozen blocks, from pixels (n, 3, side, side) of 0 to 255 to maps.
+        """Add the frozen blocks, from pixels of 0 to 255, of shape (n, 3, side, side), to maps.
 
-        With ``trunk.pool`` they are averaged, to (n, 1280, 1, 1).
+        With ``trunk.pool`` the maps are averaged, to shape (n, 1280, 1, 1).
         """
         x = self.add("Sub", pixels, self.constant(trunk.shift))
         x = self.add_blocks(trunk.features, x)
         return self.add("GlobalAveragePool", x) if trunk.pool else x
 
     def add_blocks(self, blocks, x):
-        """Add blocks of MobileNetV2 whose BatchNorm is folded, from maps to maps."""
+        """Add blocks of MobileNetV2 whose BatchNorm layers are folded, from maps to maps."""
         low, high = self.constant(np.float32(0)), self.constant(np.float32(6))
         for block in blocks:
             start = x
@@ -136,13 +134,14 @@ class OnnxGraph:
         return x
 
     def model(self, input_shape, output, output_shape):
-        """Finish a model from ``images``, of uint8, to an output of float32.
+        """Make a model of the graph, from ``images`` of uint8 to an output of float32.
 
         Parameters
         ----------
         input_shape, output_shape : list of int or str
-            Strings name the sides that are free.
+            Shapes; strings name the dimensions of any size.
         output : str
+            Name of the output.
 
         Returns
         -------

@@ -1,52 +1,71 @@
-"""Rows of features to train on: distinct, weighted, set aside, read in whole batches."""
+"""Rows of features to train on: distinct, weighted, set aside and read in whole batches."""
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch.utils.data import Dataset
 
 from sklearn_dfd._core.groups import too_few_groups
 
+Batch: TypeAlias = tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]
 
-class Rows(Dataset):
-    """Rows of features with their labels and weights, read in whole batches.
+
+class Rows(Dataset[Any]):
+    """Rows of features with their labels and weights, which are read in whole batches.
 
     Parameters
     ----------
     X : ndarray of float32, shape (n_rows, width)
-        May be a read-only memory map: only the rows of one batch at a time are copied.
+        It may be a read-only memory map: only the rows of one batch at a time are copied.
     y : ndarray of int64, shape (n_rows,), or None
         Class codes from 0.
     weight : ndarray of float32, shape (n_rows,), or None
-        Weights with mean 1; None for equal ones.
+        Weights with mean 1; None for equal weights.
     order : ndarray of intp, or None
-        The rows that count, in their order; None for all.
+        The rows to use, in their order; None for all rows.
     """
 
-    def __init__(self, X, y=None, weight=None, order=None):
+    def __init__(
+        self,
+        X: npt.NDArray[np.float32],
+        y: npt.NDArray[np.int64] | None = None,
+        weight: npt.NDArray[np.float32] | None = None,
+        order: npt.NDArray[np.intp] | None = None,
+    ) -> None:
         self.X = X
         self.order = np.arange(len(X)) if order is None else order
         self.y = np.zeros(len(X), dtype=np.int64) if y is None else y
         self.weight = np.ones(len(X), dtype=np.float32) if weight is None else weight
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.order)
 
-    def n_batches(self, batch_size, *, join_single=False):
-        """Count what `batches` yields."""
+    def n_batches(self, batch_size: int, *, join_single: bool = False) -> int:
+        """Count the batches that `batches` yields."""
         n = -(-len(self.order) // batch_size)
         single = len(self.order) - (n - 1) * batch_size == 1
         return n - 1 if join_single and n > 1 and single else n
 
-    def batches(self, batch_size, *, generator=None, n_orders=1, join_single=False):
-        """Yield ``(X, (y, weight))`` as tensors, shuffled where a generator is given.
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator | None = None,
+        n_orders: int = 1,
+        join_single: bool = False,
+    ) -> Iterator[Batch]:
+        """Yield ``(X, (y, weight))`` as tensors, shuffled if a generator is given.
 
-        With ``n_orders``, all rows are there in so many orders, and a batch holds ``batch_size``
-        rows of the first, as many of the second, and so on. With ``join_single``, a last batch of
-        one row, whose statistics BatchNorm should not learn from, joins the batch before it.
+        With ``n_orders`` the rows are read in that many orders at a time: each batch holds
+        ``batch_size`` rows of the first order, followed by as many of the second, and so on. With
+        ``join_single`` a row that would be left for the last batch joins the batch before it,
+        because BatchNorm cannot take statistics over a single row.
         """
         orders = [self.order] * n_orders
         if generator is not None:
@@ -60,21 +79,23 @@ class Rows(Dataset):
             )
 
 
-def distinct_rows(X, y, weight):
-    """Merge identical rows, and put them in an order that depends on their content alone.
+def distinct_rows(
+    X: npt.NDArray[np.float32], y: npt.NDArray[np.int64], weight: npt.NDArray[np.float64]
+) -> Rows:
+    """Merge identical rows, and order them by their content alone.
 
     Parameters
     ----------
     X : ndarray of float32, shape (n_rows, width)
     y : ndarray of int64, shape (n_rows,)
-        Rows with different codes are different.
+        Class codes; rows with different codes are not identical.
     weight : ndarray of shape (n_rows,)
-        Rows without weight are left out.
+        Weights; rows of weight 0 are left out.
 
     Returns
     -------
     rows : Rows
-        One of each, with the sum of their weights, scaled to mean 1.
+        One of each set of identical rows, with the sum of their weights, scaled to mean 1.
     """
     positive = np.flatnonzero(weight > 0)
     digests = [f"{y[i]} {hashlib.blake2b(X[i], digest_size=16).hexdigest()}" for i in positive]
@@ -86,28 +107,37 @@ def distinct_rows(X, y, weight):
     return Rows(X, y, merged, order)
 
 
-def set_aside(rows, groups, fraction, seed, classes):
-    """Split rows into two parts: stratified, whole groups.
+def set_aside(
+    rows: Rows,
+    groups: npt.NDArray[Any] | None,
+    fraction: float,
+    seed: int,
+    classes: npt.NDArray[Any],
+) -> tuple[Rows, Rows]:
+    """Split rows into two parts, stratified by class and in whole groups.
 
     Parameters
     ----------
     rows : Rows
     groups : ndarray of shape (len(rows.X),), or None
-        None where each row stands by itself.
+        Group labels; None if each row is a group of its own.
     fraction : float
-        Of the rows to set aside, between 0 and 1; as near as groups allow.
+        Fraction of the rows to set aside, between 0 and 1. It is met as closely as whole groups
+        allow.
     seed : int
+        Determines the split.
     classes : ndarray of shape (n_classes,)
-        The labels that codes stand for.
+        The labels that the codes stand for, for messages.
 
     Returns
     -------
     kept, aside : Rows
+        The two parts, which share the arrays of ``rows``.
 
     Raises
     ------
     ValueError
-        If not all classes can be in both parts.
+        If no split has all classes in both parts.
     """
     order, y = rows.order, rows.y[rows.order]
     if groups is None:
@@ -116,7 +146,7 @@ def set_aside(rows, groups, fraction, seed, classes):
         splitter, label = StratifiedGroupKFold, groups[order]
     n_groups, codes = len(np.unique(label)), set(y)
     n_splits = min(round(1 / min(fraction, 1 - fraction)), n_groups)
-    # fewer and larger folds until one holds all classes: a group may be of one class
+    # groups may be of one class each: take fewer and larger folds until one holds all classes
     for k in range(max(2, n_splits), 1, -1):
         folds = splitter(k, shuffle=True, random_state=seed)
         try:
@@ -130,7 +160,8 @@ def set_aside(rows, groups, fraction, seed, classes):
         parts = [p for p in parts if set(y[p[0]]) == codes and set(y[p[1]]) == codes]
         if parts:
             kept, aside = min(parts, key=lambda p: abs(len(p[1]) - fraction * len(order)))
-            return tuple(Rows(rows.X, rows.y, rows.weight, order[part]) for part in (kept, aside))
+            kept, aside = (Rows(rows.X, rows.y, rows.weight, order[part]) for part in (kept, aside))
+            return kept, aside
     few = too_few_groups(classes[y], None if groups is None else label, rows="distinct rows")
     more = "rows or groups"
     if few:

@@ -7,7 +7,7 @@ pool returns it, would be copied by each layer before it.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -69,7 +69,7 @@ class Tail(nn.Module):
     def initialize(self, arrays: Arrays | None, generator: torch.Generator) -> "Tail":
         """Fill the blocks from ``arrays``, and the head at random as nn.Linear does."""
         if self.features is not None:
-            load_blocks(self.features, arrays)
+            load_blocks(self.features, arrays or {})
         self.head.to_empty(device="cpu")
         for module in self.head:
             if isinstance(module, nn.Linear):
@@ -170,16 +170,16 @@ class Tails(nn.Module):
 class Dropout(nn.Module):
     """Dropout that draws from a generator of its own.
 
-    torch's own module draws from the global generator, which every thread of the process
-    shares: two fits in two threads would then change each other's masks.
+    torch's own module draws from the global generator, which all threads of the process share:
+    fits in two threads would change each other's masks.
     """
 
-    def __init__(self, p):
+    def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.generator = None
+        self.generator: torch.Generator | None = None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Zero each number with probability ``p``, and scale the rest, in training mode."""
         if not self.training or self.p == 0:
             return x
@@ -187,7 +187,7 @@ class Dropout(nn.Module):
         return x * mask.div_(1 - self.p)
 
 
-def _pooled(blocks, maps, training):
+def _pooled(blocks: nn.Sequential, maps: Tensor, training: bool) -> Tensor:
     """Run blocks on maps in channels-last order, and average over the pixels."""
     x = maps.contiguous(memory_format=torch.channels_last)
     unit = _trained_unit if training else _folded_unit
@@ -200,15 +200,15 @@ def _pooled(blocks, maps, training):
     return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
 
 
-def _units(block):
-    """Yield the convolutions of a block, each with its BatchNorm, and whether ReLU6 follows."""
+def _units(block: nn.Module) -> Iterator[Any]:
+    """Yield each convolution of a block with its BatchNorm, and whether ReLU6 follows."""
     layers = [m for m in block.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.ReLU6)]
     for i, layer in enumerate(layers):
         if isinstance(layer, nn.Conv2d):
             yield layer, layers[i + 1], i + 2 < len(layers) and isinstance(layers[i + 2], nn.ReLU6)
 
 
-def _trained_unit(convolution, norm, clamped, x):
+def _trained_unit(convolution: Any, norm: Any, clamped: bool, x: Tensor) -> Tensor:
     """Convolve and normalise by the statistics of the batch."""
     x = convolution(x)
     if not clamped:
@@ -219,8 +219,8 @@ def _trained_unit(convolution, norm, clamped, x):
     )
 
 
-def _folded_unit(convolution, norm, clamped, x):
-    """Convolve and normalise in one: BatchNorm in evaluation mode is an affine map."""
+def _folded_unit(convolution: Any, norm: Any, clamped: bool, x: Tensor) -> Tensor:
+    """Convolve and normalise in one step: in evaluation mode BatchNorm is an affine map."""
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     x = F.conv2d(
         x,

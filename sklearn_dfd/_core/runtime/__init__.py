@@ -1,1 +1,1 @@
-"""The machine: devices, cores, processes."""
+"""The machine: its devices, cores and processes."""

@@ -1,5 +1,6 @@
-"""Which device the work is done on, and how many cores it takes."""
+"""The device that work is done on, and the number of cores that it takes."""
 
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,29 +13,30 @@ from sklearn_dfd._core.runtime.device_slots import device_slot, last_device
 from sklearn_dfd._core.runtime.process_state import WhileAny, is_forked
 
 
-def resolve_device(device, *, fitted=False):
-    """Turn the ``device`` parameter of an estimator into a device that exists.
+def resolve_device(device: Any, *, fitted: bool = False) -> torch.device:
+    """Turn the ``device`` parameter of an estimator into a device of this machine.
 
     Parameters
     ----------
     device : str, torch.device or list of such
-        ``"auto"`` takes CUDA where there is one, then Apple's MPS, then the CPU. Anything else
-        is a torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Of several devices,
-        all of which are checked, the one that this thread works or worked on, or the first.
+        ``"auto"`` takes CUDA if there is a device, else Apple's MPS, else the CPU. Anything else
+        is a torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. All devices of a list
+        are checked, and the one that this thread used last is taken, or else the first.
 
     fitted : bool, default=False
-        Whether a fitted estimator asks, in order to predict. It may have come from another
-        machine: it then works on the CPU where its own device is missing, and says so in a
-        warning, since the predictions are the same.
+        Whether the estimator is fitted and about to predict. It may then come from another
+        machine: if its device is missing here, the CPU is taken, with a warning at the user's
+        line, since the predictions are the same.
 
     Returns
     -------
     device : torch.device
+        A device that exists.
 
     Raises
     ------
     ValueError
-        If the device is unknown or, unless ``fitted``, not on this machine.
+        If the device is unknown, or is not on this machine and the estimator is not fitted.
     """
     if isinstance(device, list | tuple) and len(device):
         return last_device(_resolve_all(device, fitted))
@@ -61,8 +63,8 @@ def resolve_device(device, *, fitted=False):
 
 
 @contextmanager
-def working_device(device, *, fitted=False):
-    """Resolve a device for a piece of work; of several hold one that nobody else works on.
+def working_device(device: Any, *, fitted: bool = False) -> Iterator[torch.device]:
+    """Resolve the device for a piece of work; of several, hold one that is not in use.
 
     Parameters
     ----------
@@ -72,6 +74,7 @@ def working_device(device, *, fitted=False):
     Yields
     ------
     device : torch.device
+        The device to work on until the block ends.
     """
     if isinstance(device, list | tuple) and len(device):
         with device_slot(_resolve_all(device, fitted)) as held:
@@ -80,35 +83,36 @@ def working_device(device, *, fitted=False):
         yield resolve_device(device, fitted=fitted)
 
 
-def in_halves(run, rows, join):
-    """Run on rows; where the device's memory is too small for them all, on half of them at a time.
+def in_halves(run: Callable[[Any], Any], rows: Any, join: Callable[[list[Any]], Any]) -> Any:
+    """Run a function on rows; if the device's memory is too small, on half of them at a time.
 
-    Only for what gives the same for each row whatever is beside it.
+    The result for a row must not depend on the other rows.
 
     Parameters
     ----------
     run : callable
-        From rows to a result for each.
+        Takes rows and returns one result per row.
     rows : ndarray or tensor
+        The rows.
     join : callable
-        Makes one result of a list of them, such as ``numpy.concatenate``.
+        Concatenates a list of results, such as ``numpy.concatenate``.
 
     Returns
     -------
-    result
-        As of ``run(rows)``.
+    result : ndarray or tensor
+        The same as that of ``run(rows)``.
 
     Warns
     -----
     UserWarning
-        Naming the number of rows that were too many.
+        If the memory is too small; the message names the number of rows.
     """
     try:
         return run(rows)
-    except Exception as error:  # onnxruntime's derive from no other class
+    except Exception as error:  # those of onnxruntime have no base class of their own
         if len(rows) < 2 or not _is_out_of_memory(error):
             raise
-    # not within the except clause: the traceback would hold what was allocated
+    # outside of the except clause, where the traceback would keep what was allocated
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = (len(rows) + 1) // 2
@@ -118,11 +122,11 @@ def in_halves(run, rows, join):
     return join([in_halves(run, part, join) for part in (rows[:half], rows[half:])])
 
 
-# CUDA's libraries, MPS, the CPU and onnxruntime have no class of their own for it
+# messages of CUDA's libraries, MPS, the CPU and onnxruntime, which have no class for this error
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
-    "not enough memory",  # the same on Windows
+    "not enough memory",  # on Windows
     "failed to allocate memory",  # onnxruntime
     "cublas_status_alloc_failed",
     "cudnn_status_alloc_failed",
@@ -130,7 +134,7 @@ _OUT_OF_MEMORY = (
 )
 
 
-def _is_out_of_memory(error):
+def _is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
         words in text for words in _OUT_OF_MEMORY
@@ -138,22 +142,22 @@ def _is_out_of_memory(error):
 
 
 @contextmanager
-def one_core_threads(n_jobs=None):
-    """Pool of threads in which torch uses one core each.
+def one_core_threads(n_jobs: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Provide a pool of threads in each of which torch uses one core.
 
-    Many small passes side by side are faster than one pass on all cores, and threads times
-    cores never exceeds what this process may use: OpenMP threads that outnumber the cores
-    slow everything down ten times and more.
+    Many small passes in parallel are faster than one pass on all cores, and no more cores are used
+    than this process may use: more OpenMP threads than cores slow everything down tenfold or more.
 
     Parameters
     ----------
     n_jobs : int or None, default=None
-        Number of threads. None for as many as torch would use here, which in joblib's workers
-        is their share of the cores; negative as in joblib.
+        The number of threads. None takes as many as torch would use here, which in a worker of
+        joblib is its share of the cores. Negative numbers are interpreted as in joblib.
 
     Yields
     ------
     pool : concurrent.futures.ThreadPoolExecutor
+        The pool, which is shut down when the block ends.
     """
     n_threads = torch.get_num_threads() if n_jobs is None else joblib.effective_n_jobs(n_jobs)
     n_threads = min(n_threads, joblib.cpu_count())
@@ -166,15 +170,15 @@ def one_core_threads(n_jobs=None):
 
 
 @contextmanager
-def own_torch_state(device):
-    """Set aside what the caller may have switched on in torch: ours computes the same anyway.
+def own_torch_state(device: torch.device) -> Iterator[None]:
+    """Suspend the caller's settings of torch, so that they do not change our results.
 
-    Default device, inference mode, autocast and disabled gradients hold for a thread. Products and
-    convolutions round to 24 bits, not to the 11 of TF32 or the 8 of bfloat16, or features would
-    differ by percents from those of the CPU; on CUDA they repeat themselves to the last bit.
-    Torch's threads are no more than the cores that this process may use: in a container with a
-    quota torch starts as many as the host has.
-    A forked process gets one: OpenMP would wait for threads that only its parent has.
+    The default device, inference mode, autocast and disabled gradients are those of the thread.
+    Products and convolutions keep 24 bits, rather than the 11 of TF32 or the 8 of bfloat16, with
+    which features would differ by a few per cent from those of the CPU; on CUDA they are
+    reproducible bit for bit. Torch uses no more threads than this process may use cores: in a
+    container with a quota it would start as many as the host has cores. A forked process uses one
+    thread, because OpenMP would wait for threads that exist in its parent only.
     """
     with ExitStack() as stack:
         most = 1 if is_forked() else joblib.cpu_count()
@@ -190,8 +194,8 @@ def own_torch_state(device):
 
 
 @contextmanager
-def _threads_as_before():
-    # torch.set_num_threads notes the number for threads to come, beside that of its own thread
+def _threads_as_before() -> Iterator[None]:
+    # torch.set_num_threads also sets the number for threads that are started later
     before = torch.get_num_threads()
     try:
         yield
@@ -200,12 +204,12 @@ def _threads_as_before():
 
 
 @contextmanager
-def _full_precision():
-    """Let nothing round further than float32 does, and let cuDNN repeat itself."""
+def _full_precision() -> Iterator[None]:
+    """Round no further than float32 does, and make cuDNN reproducible."""
     backends: Any = torch.backends
     cudnn, mkldnn = backends.cudnn, backends.mkldnn
     of_each = []
-    if hasattr(cudnn, "conv"):  # torch 2.9 or later, beside the settings of before
+    if hasattr(cudnn, "conv"):  # torch 2.9 or later, in addition to the older settings
         of_each = [cudnn.conv, cudnn.rnn, backends.cuda.matmul, mkldnn.conv, mkldnn.matmul]
     precisions = [each.fp32_precision for each in of_each]
     matmul = _setting(torch.get_float32_matmul_precision, "highest")
@@ -226,8 +230,8 @@ def _full_precision():
             each.fp32_precision = value
 
 
-def _setting(read, otherwise):
-    """Read an older setting, which torch refuses where the newer ones contradict it."""
+def _setting(read: Callable[[], Any], otherwise: Any) -> Any:
+    """Read an older setting; torch raises an error if newer settings contradict it."""
     try:
         return read()
     except RuntimeError:
@@ -238,8 +242,8 @@ _threads_restored = WhileAny(_threads_as_before)
 _own_precision = WhileAny(_full_precision)
 
 
-def _resolve_all(devices, fitted):
-    """Resolve several devices; of those of a fitted estimator the ones that are there."""
+def _resolve_all(devices: Sequence[Any], fitted: bool) -> list[torch.device]:
+    """Resolve several devices; for a fitted estimator, only those that are on this machine."""
     if not all(isinstance(d, str | torch.device) and d != "auto" for d in devices):
         raise ValueError(f'device={devices!r}: name each, as in ["cuda:0", "cuda:1"].')
     if fitted:
@@ -247,7 +251,7 @@ def _resolve_all(devices, fitted):
         resolved = there or [resolve_device(devices[0], fitted=True)]
     else:
         resolved = [resolve_device(device) for device in devices]
-    # "cuda" is the current one, by which name it is locked too
+    # "cuda" is the current device, and is locked under its number too
     resolved = [
         torch.device("cuda", torch.cuda.current_device()) if d == torch.device("cuda") else d
         for d in resolved
@@ -257,7 +261,7 @@ def _resolve_all(devices, fitted):
     return resolved
 
 
-def _available_types():
+def _available_types() -> list[str]:
     types = []
     if torch.cuda.is_available():
         types.append("cuda")
@@ -266,8 +270,8 @@ def _available_types():
     return [*types, "cpu"]
 
 
-def _missing(device):
-    """Say why ``device`` can't be used on this machine; None where it can."""
+def _missing(device: torch.device) -> str | None:
+    """Say why ``device`` cannot be used on this machine; None if it can."""
     if device.type not in _available_types():
         return f"there is no {device.type} device on this machine"
     count = torch.cuda.device_count() if device.type == "cuda" else 1
