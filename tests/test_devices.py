@@ -127,9 +127,8 @@ def test_warning_points_at_the_line_of_the_user_and_comes_once(of_another_machin
     IN_PROCESS.clear()
     warned_at_once(lambda: pipe.predict(images))
     IN_PROCESS.clear()
-    warned_at_once(
-        lambda: cross_val_predict(FrozenEstimator(pipe), images, y, cv=[([0], range(8))])
-    )
+    fold = [(np.array([0]), np.arange(8))]
+    warned_at_once(lambda: cross_val_predict(FrozenEstimator(pipe), images, y, cv=fold))
 
 
 def test_warning_of_a_loaded_classifier_comes_once_where_it_is_loaded(of_another_machine, tmp_path):
@@ -506,7 +505,7 @@ def test_training_does_not_go_on_with_other_batches(monkeypatch):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(70, 5)).astype(np.float32), np.arange(70) % 2
     clf = DeepFakeClassifier("pool", hidden_layer_sizes=(4,), max_epochs=1).fit(X, y)
-    tail = clf.net_.module_
+    tail = clf.net_.module_.tails[0]
     small = small_memory(tail.forward, 40, RuntimeError("CUDA out of memory"))
     monkeypatch.setattr(tail, "forward", small)
     with pytest.raises(RuntimeError, match="out of memory"):
