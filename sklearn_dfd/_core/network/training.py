@@ -5,7 +5,7 @@ It knows torch and skorch, and nothing of scikit-learn's conventions.
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from skorch import NeuralNet
@@ -84,7 +84,6 @@ class TailNet(NeuralNet):
     """
 
     module_: Tails
-    optimizer_: torch.optim.Optimizer
 
     def __init__(
         self,
@@ -119,6 +118,19 @@ class TailNet(NeuralNet):
         # skorch's own would average the losses of moving weights, in training mode
         log = [("print_log", PrintLog())] if self.verbose else []
         return [("epoch_timer", EpochTimer()), *log]
+
+    def initialize_optimizer(self, triggered_directly: None = None) -> Self:
+        """Let the next training step begin with a new optimizer."""
+        self.__dict__.pop("optimizer_", None)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # made when it is first needed: for an optimizer torch imports its compiler, which takes as
+        # long as torch itself, and predicting needs neither
+        if name != "optimizer_" or not self.__dict__.get("initialized_"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        super().initialize_optimizer()
+        return self.__dict__["optimizer_"]
 
     def on_batch_end(
         self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any
