@@ -64,7 +64,7 @@ for name, loss in losses.items():
 # %%
 
 print(
-    f"\nOn {len(y_test)} toy images the detector has a ROC AUC of {losses['int8'].roc_auc:.4f}; the "
+    f"\nOn {len(y_test)} toy images the detector's ROC AUC is {losses['int8'].roc_auc:.4f}; the "
     f"file of eight-bit integers loses {losses['int8'].lost:.4f} of it, and is "
     f"{files['int8'].stat().st_size / files['float32'].stat().st_size:.0%} of the size."
 )

@@ -35,8 +35,8 @@ OUTPUT.mkdir(parents=True, exist_ok=True)
 # Weights
 # -------
 # With ImageNet weights the network has already learned to see. Where they cannot be downloaded,
-# this example goes on with random weights, which detect far less: fewer blocks are then kept
-# frozen, and smaller images save time.
+# this example goes on with random weights, to show the steps: from so few images they learn next
+# to nothing, even though fewer blocks are kept frozen. Smaller images then save time.
 
 try:
     weights = None if WEIGHTS == "random" else WEIGHTS
@@ -44,7 +44,10 @@ try:
 except WeightsError as error:
     if WEIGHTS != "imagenet":
         raise
-    print(f"NO IMAGENET WEIGHTS, going on with random ones, which detect far less: {error}\n")
+    print(
+        "NO IMAGENET WEIGHTS, going on with random ones, which learn next to nothing from so few "
+        f"images: {error}\n"
+    )
     weights = None
 
 if weights is None:

@@ -1,4 +1,4 @@
-"""Images of one photograph share a group, and only they."""
+"""Images made from the same photograph share a group, and no others do."""
 
 import io
 import pickle
@@ -20,7 +20,7 @@ SIZE = 106
 
 @pytest.fixture(scope="module")
 def photos():
-    """Photographs that share no pixel: disjoint tiles of the sample images that are no mere sky."""
+    """Return photographs that share no pixel: disjoint tiles of the sample images, without sky."""
     tiles = np.stack(load_sample_images().images)[:, : 4 * SIZE, : 6 * SIZE]
     tiles = tiles.reshape(2, 4, SIZE, 6, SIZE, 3).swapaxes(2, 3).reshape(-1, SIZE, SIZE, 3)
     edges = np.abs(np.diff(tiles.mean(axis=-1), axis=2)).mean(axis=(1, 2))
@@ -59,7 +59,7 @@ def pasted(photo, other, rng):
 
 
 def box_pasted(photo, other, rng):
-    """A blurred rectangle, over 27 % of the picture, where a portrait has eyes, nose and mouth."""
+    """Paste a blurred rectangle over 27 % of the picture, where eyes, nose and mouth would be."""
     mask = Image.new("L", photo.size, 0)
     mask.paste(255, (int(0.22 * SIZE), int(0.33 * SIZE), int(0.78 * SIZE), int(0.82 * SIZE)))
     return Image.composite(other, photo, mask.filter(ImageFilter.GaussianBlur(2)))
@@ -71,7 +71,7 @@ def all_at_once(photo, other, rng):
 
 
 def pasted_and_cropped(photo, other, rng):
-    """Bands across eyes and mouth, then a size half way between those of the framings."""
+    """Paste bands across eyes and mouth, then crop to a size half way between two framings."""
     edited = photo.copy()
     for box in ((23, 37, 83, 52), (32, 71, 74, 84)):
         edited.paste(other.crop(box), box)
@@ -328,3 +328,23 @@ def test_real_faces(real_faces):
     groups = find_source_groups(faces.data, n_jobs=2)
     assert np.bincount(groups).max() <= 4
     assert len(faces.data) - 120 <= len(set(groups)) <= len(faces.data) - 90
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_progress_bars_on_request(capsys, n_jobs):
+    photos = tiles()[:6]
+    calls = {
+        find_source_groups: (photos,),
+        find_copies: (photos, photos[:2]),
+        check_leakage: (photos[:3], photos[3:]),
+    }
+    for call, given in calls.items():
+        call(*given, n_jobs=n_jobs)
+        assert capsys.readouterr() == ("", "")
+        call(*given, n_jobs=n_jobs, verbose=1)
+        out, err = capsys.readouterr()
+        assert out == "" and "reading: 100%" in err and "comparing" in err
+        if call is find_source_groups:
+            assert "6/6" in err
+    with pytest.raises(ValueError, match="'verbose' parameter"):
+        find_source_groups(photos, verbose=-1)
