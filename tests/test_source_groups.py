@@ -331,8 +331,8 @@ def test_real_faces(real_faces):
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])
-def test_progress_bars_on_request(capsys, n_jobs):
-    photos = tiles()[:6]
+def test_progress_bars_on_request(photos, capsys, n_jobs):
+    photos = photos[:6]
     calls = {
         find_source_groups: (photos,),
         find_copies: (photos, photos[:2]),
