@@ -181,7 +181,7 @@ def test_a_final_estimator_gets_weights_and_groups(quick, photos, X, weight, rec
             METADATA,
         ),
         (
-            # thrice: for the folds without, for those within, and for the classifier
+            # Three times: for the outer folds, for the inner folds, and for the classifier.
             lambda pipe, X, y, groups, given: cross_validate(
                 GridSearchCV(pipe, LR, cv=TWO),
                 X,
@@ -199,7 +199,7 @@ def test_a_final_estimator_gets_weights_and_groups(quick, photos, X, weight, rec
             METADATA,
         ),
         (
-            # which takes nothing that has another length than X, and no groups for its folds
+            # It takes nothing of another length than X, and no groups for its folds.
             lambda pipe, X, y, groups, given: CalibratedClassifierCV(
                 pipe, cv=list(TWO.split(X, y, groups))
             ).fit(X, y, **given),

@@ -12,34 +12,39 @@ from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter, unifo
 from sklearn.utils import gen_batches
 from tqdm.auto import tqdm
 
-_SIDE = 48  # of a thumbnail, in pixels; all lengths below are in these
-_COARSE_SIDE = 12  # of the thumbnails by which candidates are found
-_N_NEIGHBORS = 20  # candidates for each image, in parts
-_N_NEIGHBORS_OF_WHOLE = 4  # for each image as a whole, that others are parts of
+_SIDE = 48  # of a thumbnail, in pixels, which are the unit of all lengths below
+_COARSE_SIDE = 12  # of the smaller thumbnails that candidates are found with
+_N_NEIGHBORS = 20  # candidates per image, each image taken in parts
+_N_NEIGHBORS_OF_WHOLE = 4  # candidates per image, as a whole of which others are parts
 _LEAST_COARSE_SIMILARITY = 0.5  # of a candidate
-_SIZES = (0.93, 0.85, 0.77, 0.68)  # of the parts in which an image is looked for
-_TRIM = 0.02  # cut off each side to try the sizes between these
-_REACH = 3  # how far from its place a window is looked for, either way
-_PLAY = 1  # how much farther than the others, or less far, either way
-_LEAST_CONTRAST = 2.0  # standard deviation, in grey levels, of a window that shows something
-_LEAST_TELLING = 0.25  # share of windows that must show something
-_FINEST = 0.7  # standard deviation, in pixels, of the blur that removes what crops misplace
-_NOISE = 1.0  # standard deviation, in grey levels, of what compression adds
-_FRAME_SIDE = 384  # least shorter side that a photograph is reduced to before a frame is looked for
-_FRAME_NOISE = 16  # grey levels by which compression changes a bar of one colour
-_FRAME_BLUR = 4  # pixels over which compression lets it end
-_N_FRAMES = 2  # in one another
-_LEAST_IN_FRAME = 0.2  # share of a side
-_FLAT_SIDE = 5  # of a square of one colour: the least that is part of an area of it
-_LEAST_FLAT = 0.04  # share of the picture
-_ROWS_AT_ONCE = 512  # in the search for candidates
+_SIZES = (
+    0.93,
+    0.85,
+    0.77,
+    0.68,
+)  # of the parts in which an image is searched for, as shares of its side
+_TRIM = 0.02  # share that is cut off each side, for the sizes between these
+_REACH = 3  # how far from its place a window is searched for, in each direction
+_PLAY = 1  # by how much a window may be shifted differently from the others
+_LEAST_CONTRAST = 2.0  # standard deviation, in grey levels, of a window that is not flat
+_LEAST_TELLING = 0.25  # share of windows that must not be flat
+_FINEST = 0.7  # standard deviation of a blur that hides small displacements by crops
+_NOISE = 1.0  # standard deviation, in grey levels, of the noise of compression
+_FRAME_SIDE = 384  # the shorter side is not reduced below this before frames are searched for
+_FRAME_NOISE = 16  # grey levels by which compression may change a bar of one colour
+_FRAME_BLUR = 4  # pixels over which compression may blur its end
+_N_FRAMES = 2  # frames within one another
+_LEAST_IN_FRAME = 0.2  # share of a side that must be left
+_FLAT_SIDE = 5  # of a square of one colour; smaller ones are not filled in
+_LEAST_FLAT = 0.04  # share of the picture; smaller areas are not filled in
+_ROWS_AT_ONCE = 512  # of thumbnails, in the search for candidates
 _PAIRS_AT_ONCE = 128
 
 _Box: TypeAlias = tuple[float, float, float, float]  # top, bottom, left, right, from 0 to 1
 
 
 class _Look(NamedTuple):
-    """Windows of one size that are looked for in the other thumbnail."""
+    """Windows of one size that are searched for in the other thumbnail."""
 
     window: int  # side
     stride: int
