@@ -2,11 +2,12 @@
 The most accurate detector
 ==========================
 
-``make_deepfake_pipeline(preset="accurate")`` cuts MobileNetV2 earlier, trains three tails on views
-of each photograph (mirrored, cropped and recoloured), and judges a photograph by the mean of its
-two mirror images. Here it is compared with the method's own settings on the Real and Fake Face
-Detection set of CIPLab [1]_: a cross-validation of both on the same folds, by groups of photographs
-that were made from one another. It takes hours on two cores.
+``make_deepfake_pipeline(preset="accurate")`` cuts MobileNetV2 earlier, trains
+three tails on views of each photograph (mirrored, cropped and recoloured), and
+judges a photograph by the mean of its two mirror images. Here it is compared
+with the method's own settings on the Real and Fake Face Detection set of
+CIPLab [1]_: a cross-validation of both on the same folds, by groups of
+photographs that were made from one another. It takes hours on two cores.
 
 .. [1] https://www.kaggle.com/datasets/ciplab/real-and-fake-face-detection
 """
@@ -26,21 +27,27 @@ from sklearn_dfd.feature_store import FeatureStore
 from sklearn_dfd.metrics import bootstrap_interval
 from sklearn_dfd.model_selection import find_source_groups
 
-# The folder that holds training_real and training_fake. Download the set from the address above.
+# The folder that holds training_real and training_fake. Download the set from
+# the address above.
 DATA = os.environ.get("DFD_DATA", "real_and_fake_face")
-# "imagenet" (downloaded once), or a file with a state dict of torchvision's mobilenet_v2
+# "imagenet" (downloaded once), or a file with a state dict of torchvision's
+# mobilenet_v2
 WEIGHTS = os.environ.get("DFD_WEIGHTS", "imagenet")
 N_FOLDS = int(os.environ.get("DFD_FOLDS", 5))
-N_JOBS = int(os.environ.get("DFD_JOBS", -1))  # folds at a time; -1 uses all cores
-SEEDS = [int(seed) for seed in os.environ.get("DFD_SEEDS", "0").split()]  # folds and training
+N_JOBS = int(
+    os.environ.get("DFD_JOBS", -1)
+)  # folds at a time; -1 uses all cores
+SEEDS = [
+    int(seed) for seed in os.environ.get("DFD_SEEDS", "0").split()
+]  # folds and training
 ACCURATE = {"layer": 4, "image_size": 160, "max_epochs": 2, "n_tails": 3}
 N_VIEWS = 8
 OUTPUT = Path(os.environ.get("DFD_OUTPUT", "output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
 
 # %%
-# Groups that no name tells are found first: a fake is often an edit of a photograph that is in the
-# set too.
+# Groups that no name tells are found first: a fake is often an edit of a
+# photograph that is in the set too.
 
 faces = load_real_and_fake_faces(DATA)
 X, y = faces.data, faces.target
@@ -48,7 +55,8 @@ groups = find_source_groups(X, n_jobs=-1, verbose=1)
 print(f"{len(X)} photographs in {len(set(groups))} groups")
 
 # %%
-# Two detectors. Features are kept in half precision in a folder: nine rows per photograph.
+# Two detectors. Features are kept in half precision in a folder: nine rows per
+# photograph.
 
 store = FeatureStore(OUTPUT / "feature-cache", dtype="float16")
 
@@ -63,7 +71,8 @@ def make(name, seed):
 
 
 # %%
-# Each photograph is judged by a detector that has seen neither it nor anything made from it.
+# Each photograph is judged by a detector that has seen neither it nor anything
+# made from it.
 
 probability, minutes = {}, {}
 for name in ("the method", "accurate"):
@@ -84,15 +93,19 @@ for name in ("the method", "accurate"):
     minutes[name] = (perf_counter() - start) / 60
 
 # %%
-# Scores, with intervals that draw whole groups. With several seeds, scores are means over the seeds
-# and intervals are those of the first; the detectors of all seeds are then judged together too.
+# Scores, with intervals that draw whole groups. With several seeds, scores are
+# means over the seeds and intervals are those of the first; the detectors of
+# all seeds are then judged together too.
 
 if len(SEEDS) > 1:
     together = f"accurate, {len(SEEDS)} seeds together"
     probability[together] = [np.mean(probability["accurate"], axis=0)]
 
 figure, ax = plt.subplots(figsize=(5, 4.6), layout="constrained")
-print("| Detector | Accuracy | 95 % interval | ROC AUC | 95 % interval | Minutes |")
+print(
+    "| Detector | Accuracy | 95 % interval | ROC AUC | 95 % interval | "
+    "Minutes |"
+)
 print("|---|---|---|---|---|---|")
 for name, runs in probability.items():
     cells = []
@@ -101,23 +114,36 @@ for name, runs in probability.items():
         (roc_auc_score, runs),
     ):
         value = np.mean([metric(y, score) for score in scores])
-        low, high = bootstrap_interval(metric, y, scores[0], groups=groups, random_state=0)
+        low, high = bootstrap_interval(
+            metric, y, scores[0], groups=groups, random_state=0
+        )
         cells.append(f"{value:.3f} | {low:.3f} to {high:.3f}")
-    print(f"| {name} | {' | '.join(cells)} | {minutes.get(name, np.nan):.0f} |")
+    print(
+        f"| {name} | {' | '.join(cells)} | {minutes.get(name, np.nan):.0f} |"
+    )
     RocCurveDisplay.from_predictions(y, runs[0], name=name, ax=ax)
 ax.plot([0, 1], [0, 1], ":", color="0.6", label="chance")
-ax.set(xlabel="False positive rate (real called fake)", ylabel="True positive rate (fakes found)")
+ax.set(
+    xlabel="False positive rate (real called fake)",
+    ylabel="True positive rate (fakes found)",
+)
 ax.legend(loc="lower right")
 figure.savefig(OUTPUT / "accurate_detector.png", dpi=120)
 
 # %%
-# The set says of nearly every fake how hard it is to recognise, in the opinion of its makers.
+# The set says of nearly every fake how hard it is to recognise, in the opinion
+# of its makers.
 
-print("\nfakes   number   ROC AUC of the accurate detector, against all real photographs")
+print(
+    "\nfakes   number   ROC AUC of the accurate detector, against all real "
+    "photographs"
+)
 for difficulty in ("easy", "mid", "hard"):
     fakes = faces.difficulty == difficulty
     some = fakes | (y == 0)
-    auc = np.mean([roc_auc_score(y[some], run[some]) for run in probability["accurate"]])
+    auc = np.mean(
+        [roc_auc_score(y[some], run[some]) for run in probability["accurate"]]
+    )
     print(f"{difficulty:5s}   {fakes.sum():6d}   {auc:.3f}")
 
 # %%
@@ -127,8 +153,8 @@ accuracy = {
     for name, runs in probability.items()
 }
 print(
-    f"\nOf {len(y)} faces, each judged by a detector that has seen no other version of it, the "
-    f"accurate preset calls {accuracy['accurate']:.0%} correctly and the method's own settings "
-    f"{accuracy['the method']:.0%}. It took "
-    f"{minutes['accurate'] / minutes['the method']:.0f} times as long."
+    f"\nOf {len(y)} faces, each judged by a detector that has seen no other "
+    f"version of it, the accurate preset calls {accuracy['accurate']:.0%} "
+    f"correctly and the method's own settings {accuracy['the method']:.0%}. "
+    f"It took {minutes['accurate'] / minutes['the method']:.0f} times as long."
 )
