@@ -695,7 +695,7 @@ def test_edit_of_each_difficulty(level):
         assert not change[~mask].any()
         if level == "easy":
             assert change[mask].max() == 80
-            assert 0 < change[mask].min() < 40, "its edge is soft"
+            assert len(np.unique(change[mask])) > 10, "its edge is soft"
         else:
             assert not change.any(), "of the colour of its place, and without noise"
 

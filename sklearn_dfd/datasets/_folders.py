@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -154,7 +154,7 @@ def keys_by_pattern(group_pattern: GroupPattern) -> Callable[[str], list[Hashabl
         call = group_pattern
 
         def keys_of(name: str) -> list[Hashable]:
-            found = call(name)
+            found: Any = call(name)
             several = isinstance(found, Iterable) and not isinstance(found, str | bytes)
             return [key for key in (found if several else [found]) if key not in (None, "")]
 
