@@ -11,7 +11,7 @@ VERSIONLESS := comparison docs examples mobilenet packaging reliability reliabil
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -e ".[plot]"
+	$(BIN)/python -m pip install -q -e ".[demo]"
 	touch $@
 
 .venv/dev: pyproject.toml
@@ -20,7 +20,7 @@ VERSIONLESS := comparison docs examples mobilenet packaging reliability reliabil
 	touch $@
 
 demo: .venv/demo  ## spliced photographs -> cross-validated, tuned, saved detector
-	$(BIN)/python examples/quickstart.py --weights "$(WEIGHTS)"
+	DFD_WEIGHTS="$(WEIGHTS)" $(BIN)/python examples/quickstart.py
 
 test: .venv/dev  ## the whole test suite, with line coverage
 	$(BIN)/python -m pytest --cov --cov-report=term

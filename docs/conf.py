@@ -27,13 +27,13 @@ myst_heading_anchors = 3
 suppress_warnings = ["ref.ref", "ref.term"]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
-_run = [Path(name).stem for name, given in gallery.ARGUMENTS.items() if given is not None]
+_run = [Path(name).stem for name, given in gallery.SETTINGS.items() if given is not None]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": rf"[/\\]({'|'.join(_run)})\.py$",
     "within_subsection_order": "gallery.position",
-    "reset_argv": "gallery.arguments",
+    "reset_modules": ("matplotlib", "gallery.set_environment"),
     # the links from code to the API pages are local: other projects' would be fetched
     "doc_module": "sklearn_dfd",
     "reference_url": {"sklearn_dfd": None},

@@ -1,17 +1,22 @@
 """
-Which photographs belong together, where nobody wrote it down
-=============================================================
+Which photographs belong together, if no file name tells
+========================================================
 
-A fake is often made from a photograph that is in the set too. If one of the two is trained on and
-the other tested on, the score says less than it seems to. This script measures how well
-:func:`sklearn_dfd.model_selection.find_copies` finds such pairs, on edits that it makes itself,
-then looks for pairs among your photographs, and draws them for you to judge.
+A fake is often made from a photograph that is in the set too. If one of the
+two is trained on and the other tested on, the score says less than it seems
+to. This example measures how well
+:func:`sklearn_dfd.model_selection.find_copies` finds such pairs, on edits that
+it makes itself. Then it looks for pairs among the photographs, and draws them
+for you to judge.
+
+The photographs are tiles of the sample photographs that come with
+scikit-learn. If the environment variable ``DFD_DATA`` names a folder with one
+subfolder per class, those photographs are used.
 """
 
-import argparse
 import io
+import os
 from pathlib import Path
-from time import perf_counter
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,62 +26,64 @@ from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from sklearn_dfd.datasets import load_image_folder
 from sklearn_dfd.exceptions import LeakageError
-from sklearn_dfd.model_selection import check_leakage, find_copies, find_source_groups
+from sklearn_dfd.model_selection import (
+    check_leakage,
+    find_copies,
+    find_source_groups,
+)
 
-parser = argparse.ArgumentParser(
-    description="Find images that were made from one photograph.",
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-)
-parser.add_argument(
-    "--data", type=Path, help="folder with one folder a class; without it, tiles of two photographs"
-)
-parser.add_argument("--output", type=Path, default=Path("output"), help="folder to write to")
-parser.add_argument("--n-edits", type=int, default=200, help="photographs to edit in each way")
-parser.add_argument("--n-jobs", type=int, default=None, help="threads")
-args = parser.parse_args()
-args.output.mkdir(parents=True, exist_ok=True)
-start = perf_counter()
+DATA = os.environ.get("DFD_DATA")  # folder with one subfolder per class
+N_EDITS = int(
+    os.environ.get("DFD_EDITS", 200)
+)  # photographs to edit in each way
+N_JOBS = int(os.environ.get("DFD_JOBS", 1))  # threads
+OUTPUT = Path(os.environ.get("DFD_OUTPUT", "output"))
+OUTPUT.mkdir(parents=True, exist_ok=True)
 rng = np.random.default_rng(0)
-SIZE = 106  # of a tile, in pixels
-
-
-def say(text):
-    """Print a line of progress, with the seconds since the start."""
-    print(f"[{perf_counter() - start:3.0f} s] {text}", flush=True)
-
 
 # %%
 # The edits
 # ---------
-# Each takes a photograph, and another to copy from. A part of a face is an ellipse where eyes,
-# nose or mouth are in a portrait.
+# Each edit takes a photograph, and another one to copy from. The parts of a
+# face are ellipses where eyes, nose and mouth are in a portrait.
 
 
 def opened(photo):
     """Open a path, or take an array, as an RGB image."""
-    image = Image.fromarray(photo) if isinstance(photo, np.ndarray) else Image.open(photo)
+    image = (
+        Image.fromarray(photo)
+        if isinstance(photo, np.ndarray)
+        else Image.open(photo)
+    )
     return image.convert("RGB")
 
 
 def compress(image, other):
-    """Save as JPEG, of low quality."""
+    """Save as a JPEG of low quality."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=int(rng.integers(25, 60)))
     return Image.open(file).convert("RGB")
 
 
 def scale(image, other):
-    """Shrink to a half or enlarge to twice the size."""
+    """Scale to between half and twice the size."""
     factor = 2 ** rng.uniform(-1, 1)
-    return image.resize((int(image.width * factor), int(image.height * factor)))
+    return image.resize(
+        (int(image.width * factor), int(image.height * factor))
+    )
 
 
 def crop(image, other):
-    """Cut 2 to 5 percent off each side."""
+    """Cut 2 to 5 % off each side."""
     left, top, right, bottom = rng.uniform(0.02, 0.05, 4)
     width, height = image.size
     return image.crop(
-        (int(left * width), int(top * height), int((1 - right) * width), int((1 - bottom) * height))
+        (
+            int(left * width),
+            int(top * height),
+            int((1 - right) * width),
+            int((1 - bottom) * height),
+        )
     )
 
 
@@ -91,7 +98,7 @@ def recolour(image, other):
     return image
 
 
-#: Centre and half axes, row before column, as shares of the sides.
+# Centre and half axes, row before column, as shares of the sides.
 PARTS = [
     (0.42, 0.35, 0.09, 0.13),
     (0.42, 0.65, 0.09, 0.13),
@@ -102,14 +109,18 @@ PARTS = [
 
 def paste(image, other, n_parts=1):
     """Replace parts of the face by those of another."""
-    pixels, source = np.asarray(image, float), np.asarray(other.resize(image.size), float)
+    pixels, source = (
+        np.asarray(image, float),
+        np.asarray(other.resize(image.size), float),
+    )
     y, x = np.mgrid[: image.height, : image.width]
     for part in rng.choice(PARTS, n_parts, replace=False):
         radius = np.hypot(
-            (y / image.height - part[0]) / part[2], (x / image.width - part[1]) / part[3]
+            (y / image.height - part[0]) / part[2],
+            (x / image.width - part[1]) / part[3],
         )
         alpha = np.clip((1.1 - radius) / 0.2, 0, 1)[..., np.newaxis]
-        # the piece takes the colours of the place that it covers
+        # The piece takes the mean colour of the place that it covers.
         shift = ((pixels - source) * alpha).sum(axis=(0, 1)) / alpha.sum()
         pixels = pixels * (1 - alpha) + (source + shift) * alpha
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
@@ -121,16 +132,24 @@ def paste_four(image, other):
 
 
 def paste_box(image, other):
-    """Replace eyes, nose and mouth by one blurred rectangle, 27 % of the picture."""
+    """Replace eyes, nose and mouth by one blurred rectangle."""
     width, height = image.size
     mask = Image.new("L", image.size, 0)
-    mask.paste(255, (int(0.22 * width), int(0.33 * height), int(0.78 * width), int(0.82 * height)))
+    mask.paste(
+        255,
+        (
+            int(0.22 * width),
+            int(0.33 * height),
+            int(0.78 * width),
+            int(0.82 * height),
+        ),
+    )
     mask = mask.filter(ImageFilter.GaussianBlur(width / 50))
     return Image.composite(other.resize(image.size), image, mask)
 
 
 def paste_and_crop(image, other):
-    """Replace both eyes, the nose and the mouth, then cut 5 percent off each side."""
+    """Replace eyes, nose and mouth, then cut 5 % off each side."""
     width, height = image.size
     x, y = int(0.05 * width), int(0.05 * height)
     return paste_four(image, other).crop((x, y, width - x, height - y))
@@ -157,44 +176,51 @@ def all_at_once(image, other):
 # %%
 # The photographs
 # ---------------
-# Without a folder: disjoint tiles of the two photographs that scikit-learn ships, the 26 with most
-# to see on them, and edits of every second one.
+# Without a folder: disjoint tiles of two photographs, the 26 with most to see
+# on them, and edits of every second one.
 
-if args.data:
-    photos = load_image_folder(args.data).data
+if DATA:
+    photos = load_image_folder(DATA).data
 else:
-    tiles = np.stack(load_sample_images().images)[:, : 4 * SIZE, : 6 * SIZE]
-    tiles = tiles.reshape(2, 4, SIZE, 6, SIZE, 3).swapaxes(2, 3).reshape(-1, SIZE, SIZE, 3)
+    side = 106
+    tiles = np.stack(load_sample_images().images)[:, : 4 * side, : 6 * side]
+    tiles = (
+        tiles.reshape(2, 4, side, 6, side, 3)
+        .swapaxes(2, 3)
+        .reshape(-1, side, side, 3)
+    )
     edges = np.abs(np.diff(tiles.mean(axis=-1), axis=2)).mean(axis=(1, 2))
     tiles = tiles[np.argsort(-edges)[:26]]
-    fakes = [compress(paste(opened(t), opened(tiles[-1])), None) for t in tiles[::2]]
+    fakes = [
+        compress(paste(opened(t), opened(tiles[-1])), None) for t in tiles[::2]
+    ]
     photos = np.concatenate([tiles, np.stack(fakes)])
-say(f"{len(photos)} photographs")
 
 # %%
 # The groups
 # ----------
 
-groups_start = perf_counter()
-groups = find_source_groups(photos, n_jobs=args.n_jobs)
+groups = find_source_groups(photos, n_jobs=N_JOBS, verbose=1)
 sizes = np.bincount(groups)
 n_shared = int(sizes[sizes > 1].sum())
-say(
-    f"{len(sizes)} groups in {perf_counter() - groups_start:.1f} s: {n_shared} photographs share "
-    f"one with others, {sizes.max()} at most"
+print(
+    f"{len(photos)} photographs in {len(sizes)} groups: {n_shared} of them "
+    f"share a group with others, {sizes.max()} at most"
 )
 
 # %%
 # How well are edits found?
 # -------------------------
-# Recall is the share of edits that are linked to the photograph they were made from. Precision is
-# the share of right links among all between edits and photographs: of so many pairs nearly all
-# must not be linked.
+# Recall is the share of edits that are linked to the photograph that they were
+# made from. Precision is the share of correct links among all links between
+# edits and photographs: of so many pairs, nearly all must not be linked.
 
-chosen = rng.choice(len(photos), min(args.n_edits, len(photos)), replace=False)
-n_pairs = len(chosen) * len(photos)
-say(f"{len(chosen)} edits of each kind, {n_pairs:,} pairs each:\n")
-print("    edit            recall   precision")
+chosen = rng.choice(len(photos), min(N_EDITS, len(photos)), replace=False)
+print(
+    f"{len(chosen)} edits of each kind, compared in "
+    f"{len(chosen) * len(photos):,} pairs\n"
+)
+print("edit            recall   precision")
 for edit in (
     compress,
     scale,
@@ -210,33 +236,47 @@ for edit in (
 ):
     others = rng.choice(len(photos), len(chosen))
     edits = [
-        edit(opened(photos[i]), opened(photos[j])) for i, j in zip(chosen, others, strict=True)
+        edit(opened(photos[i]), opened(photos[j]))
+        for i, j in zip(chosen, others, strict=True)
     ]
-    pairs, _ = find_copies(photos, edits, mirrored=edit is mirror, n_jobs=args.n_jobs)
+    pairs, _ = find_copies(
+        photos, edits, mirrored=edit is mirror, n_jobs=N_JOBS
+    )
     sources = chosen[pairs[:, 1]]
     recall = len(np.unique(pairs[pairs[:, 0] == sources, 1])) / len(chosen)
-    # a link to another image of the same photograph is right, too
-    right = groups[pairs[:, 0]] == groups[sources]
-    precision = f"{right.mean():9.3f}" if len(pairs) else "  no links"
-    print(f"    {edit.__name__:14s}  {recall:6.3f}   {precision}", flush=True)
-print()
+    # A link to another image of the same photograph is correct too.
+    correct = groups[pairs[:, 0]] == groups[sources]
+    precision = f"{correct.mean():9.3f}" if len(pairs) else " no links"
+    print(f"{edit.__name__:14s}  {recall:6.3f}   {precision}", flush=True)
 
 # %%
 # Look at the pairs
 # -----------------
-# The surest, the least sure that are still linked, and those that just are not. If the second row
-# holds strangers, raise ``threshold``; if the third holds twins, lower it.
+# The most similar pairs, the least similar that are still linked, and the most
+# similar that are not. If the second row holds photographs that have nothing
+# to do with each other, raise ``threshold``; if the third holds copies, lower
+# it.
 
 threshold = 0.89  # the default
-pairs, similarity = find_copies(photos, threshold=0.75, n_jobs=args.n_jobs)
+pairs, similarity = find_copies(
+    photos, threshold=0.5, n_jobs=N_JOBS, verbose=1
+)
 n_linked = int(np.sum(similarity >= threshold))
-rows = [
-    ("surest", range(min(6, n_linked))),
-    ("just linked", range(max(0, n_linked - 6), n_linked)),
-    ("just not linked", range(n_linked, min(n_linked + 6, len(pairs)))),
-]
-figure, axes = plt.subplots(3, 6, figsize=(13, 4.6), layout="constrained")
-for row, (name, which) in zip(axes, rows, strict=True):
+half = min(6, (n_linked + 1) // 2)
+rows = {
+    "most similar": range(half),
+    "just linked": range(max(half, n_linked - 6), n_linked),
+    "just not linked": range(n_linked, min(n_linked + 6, len(pairs))),
+}
+rows = {name: which for name, which in rows.items() if len(which)}
+figure, axes = plt.subplots(
+    len(rows),
+    6,
+    figsize=(13, 1.6 * len(rows)),
+    layout="constrained",
+    squeeze=False,
+)
+for row, (name, which) in zip(axes, rows.items(), strict=True):
     row[0].set_ylabel(name)
     for ax in row:
         ax.set(xticks=[], yticks=[])
@@ -244,22 +284,23 @@ for row, (name, which) in zip(axes, rows, strict=True):
     for ax, k in zip(row, which, strict=False):
         two = [opened(photos[i]).resize((160, 160)) for i in pairs[k]]
         ax.imshow(np.hstack(two))
-        ax.set_title(f"{similarity[k]:.3f}", fontsize="small")
-figure.savefig(args.output / "source_groups.png", dpi=120)
-np.savetxt(args.output / "source_groups.txt", groups, fmt="%d")
+        ax.set_title(f"similarity {similarity[k]:.3f}", fontsize="small")
+figure.suptitle(f"Pairs of a similarity of {threshold} or more are linked")
+figure.savefig(OUTPUT / "source_groups.png", dpi=120)
+np.savetxt(OUTPUT / "source_groups.txt", groups, fmt="%d")
 
-if args.data:
-    with open(args.output / "source_pairs.csv", "w", encoding="utf-8") as file:
+if DATA:
+    with open(OUTPUT / "source_pairs.csv", "w", encoding="utf-8") as file:
+        file.write("similarity,first,second\n")
         for (i, j), value in zip(pairs[:n_linked], similarity, strict=False):
             file.write(f'{value:.3f},"{photos[i]}","{photos[j]}"\n')
     folders = [Path(photo).parent for photo in photos]
     across = sum(folders[i] != folders[j] for i, j in pairs[:n_linked])
-    say(f"{across} of the linked pairs are of two folders")
-say(f"{n_linked} pairs linked; some are drawn in {args.output / 'source_groups.png'}")
+    print(f"{across} of {n_linked} linked pairs are of two folders")
 
 # %%
-# What a plain split does, and what one by group does
-# ---------------------------------------------------
+# What a plain split does, and what a split by group does
+# -------------------------------------------------------
 
 rows = np.arange(len(photos))
 train, test = train_test_split(rows, test_size=0.25, random_state=0)
@@ -268,17 +309,17 @@ by_group = next(splitter.split(photos, groups=groups))
 
 
 def n_leaked(train, test):
-    """Count test photographs that are made from photographs that are trained on."""
+    """Count the test photographs that are linked to the training set."""
     try:
-        check_leakage(photos[train], photos[test], n_jobs=args.n_jobs)
+        check_leakage(photos[train], photos[test], n_jobs=N_JOBS)
     except LeakageError as error:
         return len(set(error.pairs[:, 1]))
     return 0
 
 
 print(
-    f"\nOf {len(test)} photographs that a plain split puts aside for a test, "
-    f"{n_leaked(train, test)} are made from photographs that it trains on; of the "
-    f"{len(by_group[1])} of a split by the groups found, {n_leaked(*by_group)}. The groups are in "
-    f"{args.output / 'source_groups.txt'}."
+    f"\nOf {len(test)} photographs that a plain split puts aside for the "
+    f"test, {n_leaked(train, test)} are linked to photographs in its training "
+    f"set; of the {len(by_group[1])} that a split by the groups found puts "
+    f"aside, {n_leaked(*by_group)}."
 )

@@ -1,9 +1,11 @@
-"""Splits that keep together what belongs together, and views on the training side."""
+"""Splits that keep groups together and views on the training side, and the search for copies."""
 
+from collections.abc import Iterator
 from numbers import Real
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.model_selection import BaseCrossValidator, GroupKFold, StratifiedGroupKFold
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.multiclass import type_of_target
@@ -28,11 +30,11 @@ _N_TRIES = 10
 
 
 class OriginalsSplit(BaseCrossValidator):
-    """Split photographs as they are; their views join the training side.
+    """Split original photographs; their views join the training side.
 
-    The given splitter sees the photographs alone, so that the folds are those that it makes without
-    any views, and scores can be compared. The views of a photograph are trained on wherever the
-    photograph, or another one of its group, is. None is tested on.
+    The given splitter sees the originals only, so that it makes the same folds as without any
+    views, and scores can be compared. A view is trained on where its photograph, or another
+    photograph of its group, is trained on. No view is tested on.
 
     Parameters
     ----------
@@ -41,14 +43,14 @@ class OriginalsSplit(BaseCrossValidator):
         :class:`~sklearn.model_selection.StratifiedGroupKFold`.
 
     is_original : array-like of bool, shape (n_samples,), default=None
-        Which rows are photographs as they are. None looks at ``X``: what is not a
-        :class:`~sklearn_dfd.augmentation.View` is one. This works in nested cross-validation, too,
-        where a splitter is given parts of ``X``. Pass an array where ``X`` holds no images but
-        their features; then groups tell which views are whose.
+        Which rows are originals. None looks at ``X``, where everything but a
+        :class:`~sklearn_dfd.augmentation.View` is an original; this works in nested
+        cross-validation too, where the splitter is given parts of ``X``. Pass an array if ``X``
+        holds features instead of images; then the groups tell which view belongs to which original.
 
     See Also
     --------
-    sklearn_dfd.augmentation.augment : Makes views, with groups and ``is_original``.
+    sklearn_dfd.augmentation.augment : Make views, with their groups and ``is_original``.
 
     Examples
     --------
@@ -63,14 +65,16 @@ class OriginalsSplit(BaseCrossValidator):
     [0 2 4 6] [1 3]
     """
 
-    # scikit-learn's metadata routing: whoever sends groups means them for the split
+    # For scikit-learn's metadata routing: groups are meant for the split.
     __metadata_request__split = {"groups": True}  # noqa: RUF012
 
-    def __init__(self, cv, is_original=None):
+    def __init__(self, cv: Any, is_original: npt.ArrayLike | None = None) -> None:
         self.cv = cv
         self.is_original = is_original
 
-    def split(self, X, y=None, groups=None):
+    def split(
+        self, X: Any, y: npt.ArrayLike | None = None, groups: npt.ArrayLike | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
         """Generate indices of training and test rows.
 
         Parameters
@@ -79,28 +83,28 @@ class OriginalsSplit(BaseCrossValidator):
             Rows to split.
 
         y : array-like of shape (n_samples,), default=None
-            Targets.
+            Class of each row.
 
         groups : array-like of shape (n_samples,), default=None
-            What must stay together. None where views show whose they are, and the splitter needs
-            no groups; each photograph then stands by itself.
+            Group of each row; a group stays on one side. None makes each photograph, with its
+            views, a group of its own, if ``X`` holds images and the splitter needs no groups.
 
         Yields
         ------
         train : ndarray of int
-            As the splitter gave it, then the views.
+            Rows to train on: those that the splitter gave, then the views.
 
         test : ndarray of int
-            As the splitter gave it.
+            Rows to test on, as the splitter gave them.
 
         Raises
         ------
         ValueError
-            If lengths differ, there are views without their photograph, the splitter puts one
-            group on both sides, leaves a side empty, leaves a class out of the training side, or
-            cannot split.
+            If lengths differ, there are views without their photograph, or the splitter cannot
+            split, puts one group on both sides, leaves a side empty or leaves a class out of the
+            training side.
         TypeError
-            If ``cv`` is no splitter, or ``X`` holds no images and there is no ``is_original``.
+            If ``cv`` is not a splitter, or ``X`` holds no images and ``is_original`` is None.
         """
         X, y, groups = _indexable(X, y, groups)
         originals, label = self._originals(X, groups)
@@ -113,7 +117,7 @@ class OriginalsSplit(BaseCrossValidator):
             yield np.concatenate([train, views[np.isin(label[views], label[train])]]), test
 
     def _folds(self, X, y, groups):
-        """Let the splitter split, and say more where it cannot."""
+        """Let the splitter split, and explain where it cannot."""
         _check_splitter(self.cv)
         try:
             yield from self.cv.split(X, y, groups)
@@ -129,17 +133,23 @@ class OriginalsSplit(BaseCrossValidator):
                 f"are {what if n_groups else 'in no groups: pass groups'}."
             ) from error
 
-    def get_n_splits(self, X=None, y=None, groups=None):
+    def get_n_splits(
+        self,
+        X: Any = None,
+        y: npt.ArrayLike | None = None,
+        groups: npt.ArrayLike | None = None,
+    ) -> int:
         """Return the number of splits.
 
         Parameters
         ----------
         X, y, groups : default=None
-            As for `split`; needed where the splitter needs them.
+            Rows, classes and groups, as for `split`; needed if the splitter needs them.
 
         Returns
         -------
         n_splits : int
+            Number of splits.
         """
         _check_splitter(self.cv)
         if X is None:
@@ -149,7 +159,7 @@ class OriginalsSplit(BaseCrossValidator):
         return self.cv.get_n_splits(*_rows(originals, X, y, groups))
 
     def _originals(self, X, groups):
-        """Return the rows of the photographs, and for each row a code of what it belongs to."""
+        """Return the rows of the originals, and for each row the number of its group."""
         label = None if groups is None else _codes(groups)
         if self.is_original is None:
             try:
@@ -168,39 +178,40 @@ class OriginalsSplit(BaseCrossValidator):
             n_samples = num_samples(X)
             if len(is_original) != n_samples:
                 raise ValueError(
-                    f"is_original has {len(is_original)} values for {n_samples} rows of X. It "
-                    "cannot be used where a search splits a part of X again: pass images and views "
-                    "as X, which need no is_original."
+                    f"is_original has {len(is_original)} values for {n_samples} rows of X. In a "
+                    "nested search, which splits a part of X again, it cannot be used: pass images "
+                    "and views as X, which need no is_original."
                 )
             if is_original.dtype != bool:
-                raise ValueError(f"is_original is of {is_original.dtype}: pass True and False.")
+                raise ValueError(f"is_original has dtype {is_original.dtype}: pass booleans.")
             if label is None:
                 raise ValueError(
-                    "is_original tells which rows are views, but not of what: pass groups too."
+                    "is_original tells which rows are views, but not of which photograph: pass "
+                    "groups too."
                 )
             self._check_views(X, is_original, groups)
         originals = np.flatnonzero(is_original)
         if not len(originals):
             raise ValueError(
-                "X holds views alone, and nothing that could be tested on: keep_originals=True "
-                "leaves the photographs in."
+                "X holds only views, which cannot be tested on: with keep_originals=True the "
+                "photographs stay in X."
             )
         lost = np.flatnonzero(~np.isin(label, label[originals]))
         if len(lost):
             raise ValueError(
-                f"{len(lost)} of {len(label)} rows, the first of them row {lost[0]}, are views "
-                "whose photograph is not in X, so that nothing tells on which side they belong: "
-                "put it into X, or give them its group."
+                f"{len(lost)} of {len(label)} rows, starting with row {lost[0]}, are views whose "
+                "photograph is not in X, so that the side they belong on is unknown: put the "
+                "photograph into X, or give them its group."
             )
         return originals, label
 
     @staticmethod
     def _check_views(X, is_original, groups):
-        """Raise where views in ``X`` show that ``is_original`` or groups are wrong."""
+        """Raise if views in ``X`` contradict ``is_original`` or the groups."""
         try:
             images = as_image_list(X)
         except (TypeError, ValueError):
-            return  # features, which do not show what they are of
+            return  # Features do not show which image they are of.
         for row in np.flatnonzero(is_original).tolist():
             if isinstance(images[row], ImageView):
                 raise ValueError(
@@ -214,7 +225,7 @@ def _indexable(X, y, groups):
     n_samples = num_samples(X)
     n_targets = n_samples if y is None else num_samples(y)
     if n_targets != n_samples:
-        raise ValueError(f"y has {n_targets} values for {n_samples} rows of X: pass one each.")
+        raise ValueError(f"y has {n_targets} values for {n_samples} rows of X: pass one per row.")
     if groups is not None:
         groups = check_groups(groups, n_samples, "rows of X")
     return indexable(X, y, groups)
@@ -234,7 +245,7 @@ def _codes(values):
 
 
 def _check_sides(k, train, test, label, groups):
-    """Raise where a side of split ``k`` is empty, or they share a group."""
+    """Raise if a side of split ``k`` is empty, or both share a group."""
     for name, side in (("training", train), ("test", test)):
         if not len(side):
             raise ValueError(
@@ -245,7 +256,9 @@ def _check_sides(k, train, test, label, groups):
     if shared.any():
         one = train[shared][0]
         other = test[label[test] == label[one]][0]
-        what = "show one photograph" if groups is None else f"are of group {_item(groups, one)}"
+        what = (
+            "show the same photograph" if groups is None else f"are of group {_item(groups, one)}"
+        )
         raise ValueError(
             f"Split {k} trains on row {one} and tests on row {other}, which {what}: use a splitter "
             "that keeps groups together, such as StratifiedGroupKFold, and pass groups."
@@ -253,7 +266,7 @@ def _check_sides(k, train, test, label, groups):
 
 
 def _check_classes(k, train, originals, y, groups):
-    """Raise where the training side of split ``k`` lacks a class."""
+    """Raise if the training side of split ``k`` lacks a class."""
     if type_of_target(y) not in {"binary", "multiclass"}:
         return
     lacking = np.setdiff1d(y, y[train])
@@ -265,7 +278,7 @@ def _check_classes(k, train, originals, y, groups):
             what = "photographs" if groups is None else "groups"
             raise ValueError(f"{told}. {few} Use more {what} of this class, or leave it out.")
         raise ValueError(
-            f"{told}: too few of its groups are left; use another number of splits, or more groups "
+            f"{told}: too few of its groups are left. Use another number of splits, or more groups "
             "of this class."
         )
 
@@ -286,50 +299,52 @@ def _item(values, row):
 )
 def train_test_group_split(
     *arrays: Any,
-    groups: Any,
-    stratify: Any = None,
+    groups: npt.ArrayLike,
+    stratify: npt.ArrayLike | None = None,
     test_size: float = 0.25,
     validation_size: float | None = None,
-    random_state: Any = None,
+    random_state: int | np.random.RandomState | None = None,
 ) -> list[Any]:
-    """Split arrays into whole groups to train on and to test on, or also to validate on.
+    """Split arrays into training and test sets of whole groups, or also a validation set.
 
-    As :func:`~sklearn.model_selection.train_test_split`, for images that must stay together: no
-    group is on two sides, and each side has its share of every class, as near as groups allow.
+    This is :func:`~sklearn.model_selection.train_test_split` for rows that must stay together: no
+    group is on two sides, and each side has its share of every class, as nearly as groups allow.
 
     Parameters
     ----------
     *arrays : sequence of indexables of length n_samples
-        Lists, arrays, tables or sparse matrices; ``groups`` among them, where they are needed
-        later.
+        Lists, arrays, tables or sparse matrices to split. Pass ``groups`` among them if you need
+        the groups of each side.
     groups : array-like of shape (n_samples,)
-        What must stay together.
+        Group of each row; a group stays on one side.
     stratify : array-like of shape (n_samples,), default=None
-        Classes to share out evenly. None looks at the number of rows alone.
+        Class of each row, if each side should have its share of every class. None balances the
+        number of rows only.
     test_size : float, default=0.25
-        Share of the rows to test on, between 0 and 1.
+        Share of the rows to test on, above 0 and below 1.
     validation_size : float, default=None
-        Share of the rows to validate on, between 0 and 1. None makes two sides.
+        Share of the rows to validate on, above 0 and below 1. None makes no validation set.
     random_state : int, RandomState instance or None, default=None
         Pass an int for the same split in every call.
 
     Returns
     -------
     parts : list
-        Of each array in turn the training and the test side, or with ``validation_size`` the
-        training, validation and test side; rows keep their order.
+        The training and the test part of each array in turn, or with ``validation_size`` the
+        training, validation and test parts. Rows keep their order.
 
     Raises
     ------
     ValueError
-        If lengths differ, the sizes leave nothing to train on, there are fewer groups than sides,
-        a class has all its rows in too few groups, or a side would have no row of a class.
+        If no array is given, lengths differ, the sizes leave nothing to train on, there are fewer
+        groups than sides, all rows of a class are in too few groups, or a side would have no row of
+        a class.
 
     Notes
     -----
-    Groups are taken in random order, and each is put where it brings the numbers of rows of each
-    class nearest to those that are wanted, in the sense of chi-squared. Where that leaves a side
-    without a row of a class, a group is moved there. Of ten orders the best one counts.
+    Groups are taken in random order, and each is put on the side where it brings the number of rows
+    per class nearest to the target, as measured by chi-squared. Where that leaves a side without a
+    row of a class, a group is moved there. Ten orders are tried, and the best split is returned.
 
     Examples
     --------
@@ -346,8 +361,10 @@ def train_test_group_split(
     arrays = indexable(*arrays)
     n_samples = num_samples(arrays[0])
     groups = check_groups(groups, n_samples)
-    if stratify is not None and len(stratify) != n_samples:
-        raise ValueError(f"stratify has {len(stratify)} values for {n_samples} rows: one each.")
+    if stratify is not None and num_samples(stratify) != n_samples:
+        raise ValueError(
+            f"stratify has {num_samples(stratify)} values for {n_samples} rows: pass one per row."
+        )
     sizes = [validation_size, test_size] if validation_size else [test_size]
     if sum(sizes) >= 1:
         raise ValueError(
@@ -363,7 +380,7 @@ def train_test_group_split(
     if len(group_names) < len(names):
         raise ValueError(
             f"There are {len(group_names)} groups for {len(names)} sides ({', '.join(names)}): "
-            "groups cannot be divided, use more of them."
+            "groups are not divided, so use more of them."
         )
     few = None if stratify is None else too_few_groups(y, groups, len(names))
     if few:
@@ -385,7 +402,7 @@ def train_test_group_split(
 
 
 def _share_out(counts, goal, order):
-    """Put each group where it reduces most, or raises least, sum((have - goal)^2 / goal)."""
+    """Put each group on the side where sum((have - goal)^2 / goal) is lowest with it."""
     part, have = np.empty(len(counts), dtype=int), np.zeros_like(goal)
     for group in order:
         n = counts[group]
@@ -395,7 +412,7 @@ def _share_out(counts, goal, order):
 
 
 def _without_empty_cells(counts, goal, part, have):
-    """Move groups to sides that have no row of a class, as long as fewer such are left then."""
+    """Move groups to sides without a row of a class, as long as that leaves fewer such gaps."""
     while (have == 0).any():
         best = None
         for side, c in np.argwhere(have == 0):

@@ -424,7 +424,7 @@ def test_augmenter_keeps_arrays_and_the_type_of_y():
         (
             lambda: augment([*PATHS, View("a.jpg", 0)], groups=[0, 1, 2, 3]),
             ValueError,
-            r"row 0 \('a\.jpg'\) and row 3 \(view of 'a\.jpg'\) show one photograph, but are in gr",
+            r"row 0 \('a\.jpg'\) and row 3 \(view of 'a\.jpg'\) show the same photograph, but ar",
         ),
         (lambda: augment(np.zeros((3, 5))), ValueError, "looks like features"),
     ],

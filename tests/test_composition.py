@@ -1,4 +1,4 @@
-"""The detector inside scikit-learn's own estimators: do groups, weights and X_val reach it?"""
+"""Groups, weights and X_val reach the detector inside scikit-learn's own estimators."""
 
 import numpy as np
 import pandas as pd
@@ -61,14 +61,14 @@ def routing():
 
 @pytest.fixture
 def routed(pipe, routing):
-    """The pipeline, whose classifier asks for all that it can be given."""
+    """Return the pipeline, whose classifier requests all metadata that it can be given."""
     pipe[-1].set_fit_request(sample_weight=True, groups=True)
     pipe[-1].set_score_request(sample_weight=True)
     return pipe
 
 
 def assert_received(received, n_fits, *names):
-    """Each fit was given these, row by row, and nothing else."""
+    """Assert that each fit was given these values, row by row, and nothing else."""
     assert len(received) == n_fits
     for call in received:
         assert {name for name in METADATA if call.get(name) is not None} == set(names)
@@ -82,7 +82,7 @@ def assert_received(received, n_fits, *names):
 
 
 def halving(estimator, cv):
-    """Three candidates for an epoch, the best of them for three."""
+    """Try three candidates for one epoch, and the best of them for three."""
     return HalvingGridSearchCV(
         estimator,
         {"classifier__lr": [1e-4, 1e-3, 1e-2]},
@@ -137,7 +137,7 @@ TWO, THREE = GroupKFold(2), GroupKFold(3)
     ids=["pipeline", "grid", "folds", "nested", "halving", "calibration", "voting", "bagging"],
 )
 def test_all_metadata_with_routing(quick, photos, X, weight, received, routing, fit, n_fits):
-    """Validation images become features on their way."""
+    """Validation images are transformed to features on their way."""
     quick.set_params(transform_input=["X_val"])
     quick[-1].set_fit_request(**dict.fromkeys(METADATA, True)).set_score_request(sample_weight=True)
     metadata = {
@@ -181,7 +181,7 @@ def test_a_final_estimator_gets_weights_and_groups(quick, photos, X, weight, rec
             METADATA,
         ),
         (
-            # thrice: for the folds without, for those within, and for the classifier
+            # Three times: for the outer folds, for the inner folds, and for the classifier.
             lambda pipe, X, y, groups, given: cross_validate(
                 GridSearchCV(pipe, LR, cv=TWO),
                 X,
@@ -199,7 +199,7 @@ def test_a_final_estimator_gets_weights_and_groups(quick, photos, X, weight, rec
             METADATA,
         ),
         (
-            # which takes nothing that has another length than X, and no groups for its folds
+            # It takes nothing of another length than X, and no groups for its folds.
             lambda pipe, X, y, groups, given: CalibratedClassifierCV(
                 pipe, cv=list(TWO.split(X, y, groups))
             ).fit(X, y, **given),
@@ -210,7 +210,7 @@ def test_a_final_estimator_gets_weights_and_groups(quick, photos, X, weight, rec
     ids=["pipeline", "grid", "folds", "nested", "halving", "calibration"],
 )
 def test_all_metadata_without_routing(quick, photos, X, weight, received, fit, n_fits, names):
-    """By the name of the step; validation rows are features."""
+    """Metadata goes by the name of the step; validation rows are features."""
     metadata = {
         "sample_weight": weight,
         "groups": photos.groups,
@@ -326,7 +326,7 @@ def test_calibration(routed, photos, X, weight, received):
 
 
 def test_bagging_of_heads(photos, X, weight, received, routing):
-    """X must be a table there: of features, or with a column of paths, as below."""
+    """X must be a table there: of features, or with a column of paths as in the next test."""
     rows = MobileNetV2Features("pool", weights=None, image_size=32).fit_transform(X)
     head = DeepFakeClassifier("pool", hidden_layer_sizes=(8,), max_epochs=1)
     head.set_fit_request(sample_weight=True)
@@ -338,7 +338,7 @@ def test_bagging_of_heads(photos, X, weight, received, routing):
 
 
 def test_bagging_of_detectors(pipe, table):
-    """Of a table with one column of paths: a list of images is no table."""
+    """A table with one column of paths is sampled; a list of images is not a table."""
     X = table[["path"]]
     bagging = BaggingClassifier(pipe, n_estimators=2, max_samples=24, random_state=0)
     bagging.fit(X, table["fake"])
@@ -357,7 +357,7 @@ def test_voting(routed, photos, X, weight, received):
 
 
 def test_stacking(routed, photos, X, weight, received):
-    """Without groups: scikit-learn would hand them to the final estimator too."""
+    """No groups are passed: scikit-learn would hand them to the final estimator too."""
     pooled = make_pipeline(
         MobileNetV2Features("pool", weights=None, image_size=32),
         LogisticRegression(max_iter=1000).set_fit_request(sample_weight=True),

@@ -1,5 +1,6 @@
 """The examples run from end to end, also where there are no ImageNet weights."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -14,18 +15,26 @@ from sklearn_dfd.datasets import make_spliced_photos
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(script, *arguments, **environment):
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+
+
+def run(script, output, *, notebook=False, **environment):
+    """Run an example with settings from the environment, as a script or as a notebook does."""
     pytest.importorskip("matplotlib")
-    # a proxy that is not there: no test goes out to fetch weights
+    # A proxy that is not there: no test goes out to fetch weights.
     environment = {
         **os.environ,
         "MPLBACKEND": "Agg",
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "https_proxy": "http://127.0.0.1:9",
-        **environment,
+        "DFD_WEIGHTS": "random",
+        "DFD_OUTPUT": str(output),
+        **{name: str(value) for name, value in environment.items()},
     }
+    # Jupyter starts its kernel with arguments of its own.
+    arguments = ["-f", "kernel-1.json"] if notebook else []
     return subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *map(str, arguments)],
+        [sys.executable, str(EXAMPLES / script), *arguments],
         env=environment,
         capture_output=True,
         encoding="utf-8",
@@ -33,24 +42,45 @@ def run(script, *arguments, **environment):
     )
 
 
+def last_line(done):
+    return done.stdout.strip().splitlines()[-1]
+
+
+def is_png(path):
+    return path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_examples_teach_from_the_first_cell(script):
+    """No command line: what is not constant comes from the environment, at the top of the file."""
+    text = script.read_text("utf-8")
+    assert "argparse" not in text and "sys.argv" not in text and "def say" not in text
+    first_cell = text.partition("# %%")[0]
+    assert first_cell.count("os.environ") == text.count("os.environ") > 0
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    assert all(ast.get_docstring(node) for node in functions)
+
+
 def test_quickstart_without_imagenet_weights(tmp_path):
     output = tmp_path / "output"
     done = run(
-        "quickstart.py", "--output", output, "--n-samples", 60, TORCH_HOME=str(tmp_path / "torch")
+        "quickstart.py",
+        output,
+        notebook=True,
+        DFD_WEIGHTS="imagenet",
+        DFD_N_SAMPLES=80,
+        TORCH_HOME=tmp_path / "torch",
     )
     assert done.returncode == 0, done.stderr
-    frame = "!" * 80
-    assert done.stderr.count(frame) == 2
-    warned = done.stderr.split(frame)[1]
-    assert "NO IMAGENET WEIGHTS: going on with random ones" in warned
-    assert "Put them by hand at" in warned
-    assert "fold 3:" in done.stdout
+    assert "NO IMAGENET WEIGHTS, going on with random ones" in done.stdout
+    assert "Put them by hand at" in done.stdout
+    assert "\n   3   " in done.stdout
     assert done.stdout.count("<- best") == 1
-    sentence = done.stdout.strip().splitlines()[-1]
-    assert "photographs from places it has never seen, the detector is right" in sentence
-    assert sentence.endswith(f"Saved as {output / 'detector.joblib'}.")
-    for name in ("learning_curves.png", "most_and_least_certain.png"):
-        assert (output / name).read_bytes().startswith(b"\x89PNG")
+    assert "same predictions: True" in done.stdout
+    assert "toy images of places it has never seen, the detector calls" in last_line(done)
+    assert "This says nothing about deepfakes" in last_line(done)
+    assert last_line(done).endswith(f"Saved as {output / 'detector.joblib'}.")
+    assert is_png(output / "learning_curves.png") and is_png(output / "verdicts.png")
 
     detector = joblib.load(output / "detector.joblib")
     probability = detector.predict_proba(make_spliced_photos(4, random_state=1).data)
@@ -59,66 +89,68 @@ def test_quickstart_without_imagenet_weights(tmp_path):
 
 
 def test_quickstart_with_a_file_that_is_not_there(tmp_path):
-    done = run("quickstart.py", "--weights", tmp_path / "absent.pth", "--output", tmp_path)
-    assert done.returncode == 2
-    assert "there is no such file" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run("quickstart.py", tmp_path, DFD_WEIGHTS=tmp_path / "absent.pth")
+    assert done.returncode == 1
+    assert "there is no such file" in done.stderr.splitlines()[-1]
 
 
 def test_export_onnx(tmp_path):
     pytest.importorskip("onnxruntime")
-    done = run("export_onnx.py", "--weights", "random", "--output", tmp_path, "--n-samples", 48)
+    done = run("export_onnx.py", tmp_path, DFD_N_SAMPLES=48)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 3 and "ROC AUC" in lines[0]
-    assert lines[1].startswith("float32") and "ROC AUC lost 0.0000" in lines[1]
-    assert lines[2].startswith("int8")
+    rows = [line for line in done.stdout.splitlines() if " MB " in line]
+    assert len(rows) == 2 and rows[0].startswith("float32") and rows[1].startswith("int8")
+    assert " 0.0000 " in rows[0]
+    assert "the file of eight-bit integers loses" in last_line(done)
     sizes = [(tmp_path / name).stat().st_size for name in ("detector.onnx", "detector-int8.onnx")]
     assert sizes[1] < 0.3 * sizes[0]
 
 
-def test_real_and_fake_faces_explains_its_options():
-    done = run("real_and_fake_faces.py", "--help")
-    assert done.returncode == 0
-    assert "training_real and training_fake" in done.stdout
-    assert done.stdout.count("(default:") == 5
+@pytest.mark.parametrize("script", ["real_and_fake_faces.py", "accurate_detector.py"])
+def test_examples_that_need_a_folder_say_which(tmp_path, script):
+    done = run(script, tmp_path, DFD_DATA=tmp_path / "absent")
+    assert done.returncode == 1
+    assert "absent" in done.stderr and "does not exist" in done.stderr
 
 
 def test_leakage_without_imagenet_weights(tmp_path):
-    options = ["--n-samples", 60, "--n-views", 1, "--epochs", 1]
-    done = run("leakage.py", "--weights", "random", "--output", tmp_path, *options)
+    done = run("leakage.py", tmp_path, DFD_N_SAMPLES=60, DFD_VIEWS=1, DFD_EPOCHS=1)
     assert done.returncode == 0, done.stderr
     for row in ("validation, copies on both sides", "validation by group", "test"):
         assert f"\n{row:35s} " in done.stdout
-    sentence = done.stdout.strip().splitlines()[-1]
-    assert sentence.startswith("With copies on both sides of the split the detector seemed to be")
-    assert (tmp_path / "leakage.png").read_bytes().startswith(b"\x89PNG")
+    assert last_line(done).startswith("On these 60 toy images, validation with copies on both")
+    assert is_png(tmp_path / "leakage.png")
 
 
 def test_calibration_without_imagenet_weights(tmp_path):
-    options = ["--n-samples", 90, "--epochs", 1]
-    done = run("calibration.py", "--weights", "random", "--output", tmp_path, *options)
+    done = run("calibration.py", tmp_path, DFD_N_SAMPLES=90, DFD_EPOCHS=1)
     assert done.returncode == 0, done.stderr
     assert "isotonic" in done.stdout
-    assert "after calibration" in done.stdout.strip().splitlines()[-1]
-    assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    assert "has the lowest log loss on these" in last_line(done)
+    assert is_png(tmp_path / "reliability.png")
 
 
 def test_gradcam_without_imagenet_weights(tmp_path):
     pytest.importorskip("captum")
-    options = ["--n-samples", 40, "--epochs", 1]
-    done = run("gradcam.py", "--weights", "random", "--output", tmp_path, *options)
+    done = run("gradcam.py", tmp_path, DFD_N_SAMPLES=60, DFD_EPOCHS=1)
     assert done.returncode == 0, done.stderr
-    assert "what was pasted in" in done.stdout
-    assert "spliced photographs from places it has never seen" in done.stdout
-    assert (tmp_path / "gradcam.png").read_bytes().startswith(b"\x89PNG")
+    assert "\nwhat was pasted in" in done.stdout
+    assert "spliced toy images of places it has never seen" in last_line(done)
+    assert is_png(tmp_path / "gradcam.png")
 
 
 def test_augmentation_without_imagenet_weights(tmp_path):
-    options = ["--n-samples", 40, "--n-views", 1, "--epochs", 1]
-    done = run("augmentation.py", "--weights", "random", "--output", tmp_path, *options)
+    done = run("augmentation.py", tmp_path, DFD_N_SAMPLES=40, DFD_VIEWS=1, DFD_EPOCHS=1)
     assert done.returncode == 0, done.stderr
-    for recipe in ("none", "gentle", "sharing", "contrast"):
-        assert f"\n{recipe:10s}    0." in done.stdout
-    assert "On these 40 photographs" in done.stdout.strip().splitlines()[-1]
-    assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("no views", "gentle", "sharing", "contrast"):
+        assert f"\n{name:10s}    0." in done.stdout
+    assert "On these 40 toy images" in last_line(done)
+    assert is_png(tmp_path / "views.png")
+
+
+def test_source_groups(tmp_path):
+    done = run("source_groups.py", tmp_path, DFD_EDITS=4)
+    assert done.returncode == 0, done.stderr
+    assert "39 photographs in 26 groups" in done.stdout
+    assert last_line(done).endswith("groups found puts aside, 0.")
+    assert is_png(tmp_path / "source_groups.png")

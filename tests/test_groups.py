@@ -1,4 +1,4 @@
-"""Tests of _core.groups: one label a row, none missing, one a photograph."""
+"""Groups have one label per row, none missing, and one per photograph."""
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,12 @@ def test_one_label_a_row(groups):
     ("groups", "message"),
     [
         ([1, 2], "groups has 2 values for 3 images: pass one for each, in the same order"),
-        (np.ones((3, 2)), r"groups is an array of shape \(3, 2\): pass one label for each"),
-        (7, r"groups is an array of shape \(\): pass one label for each"),
-        ([0, np.nan, 1], r"groups has no label in row 1 \(nan\): give what stands by itself a lab"),
+        (np.ones((3, 2)), r"groups is an array of shape \(3, 2\): pass one label per row"),
+        (7, r"groups is an array of shape \(\): pass one label per row"),
+        (
+            [0, np.nan, 1],
+            r"groups has no label in row 1 \(nan\): a row that belongs to no other row",
+        ),
         (["a", "b", None], r"groups has no label in row 2 \(None\)"),
         (["a", np.nan, "b"], r"groups has no label in row 1 \(nan\)"),
         (np.array(["2024-01-01", "NaT", "2024-01-02"], "M8[D]"), r"no label in row 1 \(NaT\)"),
@@ -47,8 +50,8 @@ def test_a_photograph_and_its_views_are_in_one_group():
     images = ["a.jpg", "b.jpg", View("a.jpg", 0), View(View("b.jpg", 1), 2)]
     check_groups_of_views(images, np.array([5, 6, 5, 6]))
     message = (
-        r"row 1 \('b\.jpg'\) and row 3 \(view of view of 'b\.jpg'\) show one photograph, but are "
-        "in groups 6 and 5: give them one group"
+        r"row 1 \('b\.jpg'\) and row 3 \(view of view of 'b\.jpg'\) show the same photograph, but "
+        "are in groups 6 and 5: give them the same group"
     )
     with pytest.raises(ValueError, match=message):
         check_groups_of_views(images, np.array([5, 6, 5, 5]))

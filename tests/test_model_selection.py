@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.model_selection: no group on two sides, no view where tests are."""
+"""Splits keep groups on one side and views out of the test."""
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,7 @@ def faces():
 
 
 def assert_sound(splits, X, groups=None):
-    """Only originals are tested on, and training knows neither them nor their groups."""
+    """Assert that only originals are tested on, and that none of their groups is trained on."""
     for train, test in splits:
         assert len(train) and len(test)
         assert not any(isinstance(X[row], View) for row in test)
@@ -144,7 +144,7 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
             {"cv": KFold(5), "groups": GROUPS},
             r"Split 0 trains on row 5 and tests on row 3, which are of group 1: use a splitter",
         ),
-        ({"cv": KFold(5), "X": TWICE}, r"on row 24 and tests on row 0, which show one photograph"),
+        ({"cv": KFold(5), "X": TWICE}, r"on row 24 and tests on row 0, which show the same photo"),
         (
             {"cv": GroupKFold(4), "groups": np.zeros(N)},
             r"number of splits n_splits=4 greater than the number of groups: 1\. GroupKFold was "
@@ -168,13 +168,13 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
         ({"cv": StratifiedGroupKFold(4)}, "which are in no groups: pass groups"),
         (
             {"cv": StratifiedGroupKFold(4), "groups": np.where(GROUPS == 5, np.nan, GROUPS)},
-            r"groups has no label in row \d+ \(nan\): give what stands by itself",
+            r"groups has no label in row \d+ \(nan\): a row that belongs to no other",
         ),
         (
             {"cv": GroupKFold(4), "groups": GROUPS[1:]},
             "groups has 23 values for 24 rows of X: pass",
         ),
-        ({"cv": KFold(4), "y": Y[1:]}, "y has 23 values for 24 rows of X: pass one each"),
+        ({"cv": KFold(4), "y": Y[1:]}, "y has 23 values for 24 rows of X: pass one per row"),
         (
             {"cv": GroupKFold(4), "groups": GROUPS, "y": np.where(GROUPS == 5, "fake", "real")},
             r"Split \d has no image of class fake to train on\. Class fake has all its 3 photo"
@@ -195,23 +195,23 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
         ),
         (
             {"cv": GroupKFold(4), "X": VIEWED, "groups": [*GROUPS, 1]},
-            r"row 0 \('0\.jpg'\) and row 24 \(view of '0\.jpg'\) show one photograph, but are in "
-            "groups 0 and 1",
+            r"row 0 \('0\.jpg'\) and row 24 \(view of '0\.jpg'\) show the same photograph, but "
+            "are in groups 0 and 1",
         ),
         (
             {"cv": GroupKFold(4), "X": [*PATHS, View("x.jpg", 0)], "groups": [*GROUPS, 99]},
-            "1 of 25 rows, the first of them row 24, are views whose photograph is not in X",
+            "1 of 25 rows, starting with row 24, are views whose photograph is not in X",
         ),
-        ({"cv": KFold(2), "X": [View(p, 0) for p in PATHS]}, "X holds views alone"),
+        ({"cv": KFold(2), "X": [View(p, 0) for p in PATHS]}, "X holds only views"),
         (
             {"cv": GroupKFold(4), "groups": GROUPS, "is_original": [True] * 72},
             r"is_original has 72 values for 24 rows of X\. .* a part of X again: pass images",
         ),
         (
             {"cv": GroupKFold(4), "groups": GROUPS, "is_original": [1] * 24},
-            "is_original is of int64: pass True and False",
+            "is_original has dtype int64: pass booleans",
         ),
-        ({"cv": KFold(4), "is_original": [True] * 24}, "but not of what: pass groups"),
+        ({"cv": KFold(4), "is_original": [True] * 24}, "but not of which photograph: pass groups"),
         (
             {"X": VIEWS.data, "cv": GroupKFold(4), "groups": range(48), "is_original": [True] * 48},
             r"is_original is True for row 24, which is a view of '.*': pass what augment returned",
@@ -223,7 +223,7 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
                 "groups": [*range(24), *range(23, -1, -1)],
                 "is_original": VIEWS.is_original,
             },
-            r"row 0 \(.*\) and row 24 \(view of .*\) show one photograph, but are in groups 0 and",
+            r"row 0 \(.*\) and row 24 \(view of .*\) show the same photograph, but are",
         ),
         ({"cv": KFold(4), "X": np.zeros((24, 9))}, "features of images, pass is_original"),
     ],
@@ -301,7 +301,7 @@ def test_in_cross_validation_and_nested_search(pipe, photos, monkeypatch):
     search = GridSearchCV(
         pipe,
         {"ridgeclassifier__alpha": [1, 2]},
-        cv=OriginalsSplit(StratifiedKFold(2)),  # each photograph stands by itself in there
+        cv=OriginalsSplit(StratifiedKFold(2)),  # no groups: each photograph is one by itself
     )
     cross_val_score(search, data, target, groups=groups, cv=outer)
     assert fitted == [40, 40, 40, 40, 80] * 3

@@ -271,8 +271,7 @@ def test_without_pandas(grain, photos, monkeypatch):
 
 
 def test_the_example_from_random_weights(tmp_path):
-    options = ["--n-samples", 60, "--epochs", 1, "--n-resamples", 20]
-    done = run("robustness.py", "--weights", "random", "--output", tmp_path, *options)
+    done = run("robustness.py", tmp_path, DFD_N_SAMPLES=60, DFD_EPOCHS=1, DFD_RESAMPLES=20)
     assert done.returncode == 0, done.stderr
     assert "found at 1 % false alarms" in done.stdout
     assert "brightness" in done.stdout

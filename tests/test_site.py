@@ -93,13 +93,13 @@ def test_every_example_is_in_the_gallery(site, monkeypatch):
     import gallery
 
     examples = {path.name: path.read_text("utf-8") for path in (ROOT / "examples").glob("*.py")}
-    assert set(gallery.ARGUMENTS) == set(examples)
+    assert set(gallery.SETTINGS) == set(examples)
     for name, text in examples.items():
         page = (site / "auto_examples" / name).with_suffix(".html").read_text("utf-8")
-        needs_photographs = "required=True" in text
-        assert (gallery.ARGUMENTS[name] is None) == needs_photographs
+        needs_photographs = '"DFD_DATA", ' in text
+        assert (gallery.SETTINGS[name] is None) == needs_photographs
         assert ("This page shows no output" in page) == needs_photographs
-        command = f"python examples/{name} --"
+        command = f"python examples/{name}."
         assert (command in re.sub("<[^>]+>", "", page)) != needs_photographs
         assert ('class="sphx-glr-script-out' in page) != needs_photographs
         if "savefig" in text and not needs_photographs:

@@ -1,4 +1,4 @@
-"""Images of one photograph share a group, and only they."""
+"""Images made from the same photograph share a group, and no others do."""
 
 import io
 import pickle
@@ -20,7 +20,7 @@ SIZE = 106
 
 @pytest.fixture(scope="module")
 def photos():
-    """Photographs that share no pixel: disjoint tiles of the sample images that are no mere sky."""
+    """Return photographs that share no pixel: disjoint tiles of the sample images, without sky."""
     tiles = np.stack(load_sample_images().images)[:, : 4 * SIZE, : 6 * SIZE]
     tiles = tiles.reshape(2, 4, SIZE, 6, SIZE, 3).swapaxes(2, 3).reshape(-1, SIZE, SIZE, 3)
     edges = np.abs(np.diff(tiles.mean(axis=-1), axis=2)).mean(axis=(1, 2))
@@ -59,7 +59,7 @@ def pasted(photo, other, rng):
 
 
 def box_pasted(photo, other, rng):
-    """A blurred rectangle, over 27 % of the picture, where a portrait has eyes, nose and mouth."""
+    """Paste a blurred rectangle over 27 % of the picture, where eyes, nose and mouth would be."""
     mask = Image.new("L", photo.size, 0)
     mask.paste(255, (int(0.22 * SIZE), int(0.33 * SIZE), int(0.78 * SIZE), int(0.82 * SIZE)))
     return Image.composite(other, photo, mask.filter(ImageFilter.GaussianBlur(2)))
@@ -71,7 +71,7 @@ def all_at_once(photo, other, rng):
 
 
 def pasted_and_cropped(photo, other, rng):
-    """Bands across eyes and mouth, then a size half way between those of the framings."""
+    """Paste bands across eyes and mouth, then crop to a size half way between two framings."""
     edited = photo.copy()
     for box in ((23, 37, 83, 52), (32, 71, 74, 84)):
         edited.paste(other.crop(box), box)
@@ -149,7 +149,7 @@ def test_different_photographs_are_groups_of_their_own(photos):
     ids=["frame", "pillarbox", "frame in a pillarbox", "white mask", "black mask", "small mask"],
 )
 def test_strangers_in_one_frame_are_no_copies(photos, same):
-    # what they share is no photograph; copies in the same frame are still found
+    # They share the frame but not the photograph; copies in the same frame are still found.
     X = [same(photo) for photo in photos]
     assert find_source_groups(X).tolist() == list(range(len(photos)))
     copies = [same(copy) for copy in edits_of(photos, pasted)]
@@ -183,7 +183,7 @@ def test_many_copies_of_one_photograph_are_one_group(photos):
 
 
 def test_each_of_many_copies_is_found_in_the_other_collection(photos):
-    # all of the first collection have the same few nearest in the second, and the other way round
+    # All of the first collection have the same few nearest in the second, and vice versa.
     photo = photos[0]
     rng = np.random.default_rng(0)
     saved = [recompressed(photo, None, rng) for _ in range(40)]
@@ -199,14 +199,14 @@ def test_views_belong_to_their_photograph_whatever_they_show(photos, tmp_path):
     for path, photo in zip(paths, photos, strict=False):
         photo.save(path)
     faces = [*map(str, paths), photos[4], np.asarray(photos[5])]
-    # mirrored, cropped by half, and a view of a view
+    # Mirrored, cropped by half, and a view of a view.
     views = augment(faces, n_views=3, random_state=0)
     assert find_source_groups(views.data).tolist() == views.groups.tolist()
     mirrored = [View(View(face, 0, "mirrored"), 1) for face in faces]
     pairs, similarity = find_copies([*mirrored, *mirrored[:2], *faces])
     assert {(0, 8), (1, 9), (2, 10), (3, 11), (4, 12), (5, 13)} <= set(map(tuple, pairs.tolist()))
     assert set(similarity) == {1}
-    # on both sides views, on both sides the photographs, and the same file under another name
+    # Views on both sides, photographs on both sides, and the same file under another name.
     for train, test in ((faces, mirrored), (mirrored, faces), (mirrored, views.data)):
         with pytest.raises(LeakageError) as e:
             check_leakage(train, test)
@@ -264,7 +264,7 @@ def test_pairs_between_two_collections(photos):
     edited = edits_of(photos, recompressed)[20:]
     pairs, _ = find_copies(photos[:24], edited)
     assert sorted(pairs.tolist()) == [[20, 0], [21, 1], [22, 2], [23, 3]]
-    # either side may show a part of what the other shows
+    # Either side may show a part of what the other shows.
     part = photos[3].crop((0, 0, 82, 82))
     assert find_copies([part], photos)[0].tolist() == [[0, 3]]
     assert find_copies(photos, [part])[0].tolist() == [[3, 0]]
@@ -317,8 +317,8 @@ def test_bad_input(photos, tmp_path):
 
 
 def test_real_faces(real_faces):
-    # faces cut out with other margins, too, were compared by eye: about a hundred fakes have their
-    # photograph in the set
+    # Compared by eye, also with faces cut out with other margins, about a hundred fakes have their
+    # photograph in the set.
     with pytest.warns(UserWarning, match="do not tell which parts"):
         faces = load_real_and_fake_faces(real_faces)
     pairs, _ = find_copies(faces.data, n_jobs=2)
@@ -328,3 +328,23 @@ def test_real_faces(real_faces):
     groups = find_source_groups(faces.data, n_jobs=2)
     assert np.bincount(groups).max() <= 4
     assert len(faces.data) - 120 <= len(set(groups)) <= len(faces.data) - 90
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_progress_bars_on_request(photos, capsys, n_jobs):
+    photos = photos[:6]
+    calls = {
+        find_source_groups: (photos,),
+        find_copies: (photos, photos[:2]),
+        check_leakage: (photos[:3], photos[3:]),
+    }
+    for call, given in calls.items():
+        call(*given, n_jobs=n_jobs)
+        assert capsys.readouterr() == ("", "")
+        call(*given, n_jobs=n_jobs, verbose=1)
+        out, err = capsys.readouterr()
+        assert out == "" and "reading: 100%" in err and "comparing" in err
+        if call is find_source_groups:
+            assert "6/6" in err
+    with pytest.raises(ValueError, match="'verbose' parameter"):
+        find_source_groups(photos, verbose=-1)

@@ -1,8 +1,9 @@
-"""What must stay together: one label a row, none of them missing, one a photograph."""
+"""Checks of groups: one label per row, none missing, and one per photograph."""
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sklearn_dfd._core.images.sources import describe, number_by_origin
 from sklearn_dfd._core.sklearn_private import is_pandas_na
@@ -10,36 +11,37 @@ from sklearn_dfd._core.sklearn_private import is_pandas_na
 
 def check_groups(
     groups: Any, n_rows: int, rows: str = "rows", *, name: str = "groups"
-) -> np.ndarray:
-    """Return groups as an array of one label a row.
+) -> npt.NDArray[Any]:
+    """Return groups as an array of one label per row.
 
     Parameters
     ----------
     groups : array-like of shape (n_rows,) or (n_rows, 1)
-        Numbers or strings.
+        Labels, which are numbers or strings.
     n_rows : int
-        How many there must be.
+        Number of labels that there must be.
     rows : str, default="rows"
-        What a message calls them.
+        Name of the rows in messages.
     name : str, default="groups"
-        What a message calls the labels.
+        Name of the labels in messages.
 
     Returns
     -------
     groups : ndarray of shape (n_rows,)
+        Labels, of whatever type they are.
 
     Raises
     ------
     ValueError
-        If there are more or fewer of them, more than one a row, a label is missing, or labels
-        cannot be compared.
+        If their number is wrong, there is more than one label per row, a label is missing, or
+        labels cannot be compared.
     """
-    # a list that mixes strings with NaN would become one of strings, "nan" among them
+    # As an array of strings, a list that mixes strings with NaN would hold the label "nan".
     labels = np.asarray(groups, dtype=object if isinstance(groups, list | tuple) else None)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.ravel()
     if labels.ndim != 1:
-        raise ValueError(f"{name} is an array of shape {labels.shape}: pass one label for each.")
+        raise ValueError(f"{name} is an array of shape {labels.shape}: pass one label per row.")
     if len(labels) != n_rows:
         raise ValueError(
             f"{name} has {len(labels)} values for {n_rows} {rows}: pass one for each, in the same "
@@ -47,8 +49,8 @@ def check_groups(
         )
     for row in np.flatnonzero(_missing(labels))[:1]:
         raise ValueError(
-            f"{name} has no label in row {row} ({labels[row]}): give what stands by itself a label "
-            "of its own."
+            f"{name} has no label in row {row} ({labels[row]}): a row that belongs to no other row "
+            "needs a label of its own."
         )
     if labels.dtype == object:
         try:
@@ -61,33 +63,33 @@ def check_groups(
     return np.asarray(groups).reshape(n_rows)
 
 
-def _missing(labels: np.ndarray) -> np.ndarray:
-    """Say where there is None, NaN, NaT or pandas' NA."""
+def _missing(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return a mask of None, NaN, NaT and pandas' NA."""
     if labels.dtype.kind != "O":
         return labels != labels
     return np.array([x is None or is_pandas_na(x) or bool(x != x) for x in labels], dtype=bool)
 
 
 def too_few_groups(
-    y: np.ndarray, groups: np.ndarray | None, n_sides: int = 2, rows: str = "rows"
+    y: npt.NDArray[Any], groups: npt.NDArray[Any] | None, n_sides: int = 2, rows: str = "rows"
 ) -> str | None:
-    """Say which class cannot be on all sides of a split; None where each can.
+    """Name a class that cannot be on all sides of a split, if there is one.
 
     Parameters
     ----------
     y : ndarray of shape (n_rows,)
-        Classes.
+        Class of each row.
     groups : ndarray of shape (n_rows,), or None
-        None where each row stands by itself.
+        Group of each row. None means that each row is a group of its own.
     n_sides : int, default=2
-        How many sides there are.
+        Number of sides.
     rows : str, default="rows"
-        What the message calls them.
+        Name of the rows in the message.
 
     Returns
     -------
     message : str or None
-        One sentence with class and groups.
+        One sentence that names the class and its groups; None if every class can be on all sides.
     """
     for label in np.unique(y):
         inside = np.flatnonzero(y == label)
@@ -104,14 +106,14 @@ def too_few_groups(
     return None
 
 
-def check_groups_of_views(images: Any, groups: np.ndarray) -> None:
-    """Raise a ValueError where a photograph and its views are in different groups."""
+def check_groups_of_views(images: Any, groups: npt.NDArray[Any]) -> None:
+    """Raise a ValueError if a photograph and its views are in different groups."""
     origin = number_by_origin(images)
     first = np.unique(origin, return_index=True)[1][origin]
     for row in np.flatnonzero(groups != groups[first]):
         one, other = (f"row {r} ({describe(images[r])})" for r in (first[row], row))
         labels = groups[[first[row], row]].tolist()
         raise ValueError(
-            f"{one} and {other} show one photograph, but are in groups {labels[0]!r} and "
-            f"{labels[1]!r}: give them one group."
+            f"{one} and {other} show the same photograph, but are in groups {labels[0]!r} and "
+            f"{labels[1]!r}: give them the same group."
         )

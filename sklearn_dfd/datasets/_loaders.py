@@ -2,21 +2,34 @@
 
 import os
 import re
-import unicodedata
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal, TypeAlias
 
+import joblib
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_dfd._core.images.decoding import check_header, content_digest
+from sklearn_dfd._core.images.decoding import content_digest, to_rgb
 from sklearn_dfd._core.images.sources import describe, read_source
 from sklearn_dfd._core.sklearn_private import StrOptions, validate_params
+from sklearn_dfd.datasets._folders import (
+    GroupPattern,
+    Root,
+    check_root,
+    class_folders_of,
+    files_below,
+    folded_name,
+    keys_by_pattern,
+    number_groups,
+    quoted,
+)
 from sklearn_dfd.exceptions import ImageError
 
-# What desktops and unpackers leave behind, in lower case; nobody means these as photographs.
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+_OnError: TypeAlias = Literal["raise", "warn"]
+
 _CIPLAB_FOLDERS = ("training_real", "training_fake")
 # easy_100_1111.jpg: the difficulty, which can be read alone, the number, and four flags
 _FAKE_NAME = re.compile(r"(easy|mid|hard)_(?:\d+_([01]{4})$)?", re.IGNORECASE)
@@ -25,86 +38,53 @@ _STACKLEVEL = 3  # of warnings: the loader, validate_params, the caller
 _FOLDER_DESCR = """\
 {n} images from {root}, in {n_groups} groups. Classes: {classes}.
 
-Files share a group if they lie in sub-folders of one name, in whichever class, or if their bytes
-are identical. Different files of one photograph (resized, saved again, edited) are not recognised:
-where you know of such, put them into sub-folders of one name.
+Files share a group if {rule}, or if their bytes are identical. Different files of one photograph
+(resized, saved again, edited) are not recognised:
+sklearn_dfd.model_selection.find_source_groups(faces.data) looks at the photographs and finds them.
 """
+_BY_FOLDER = "they lie in subfolders of the same name, in whichever class"
+_BY_PATTERN = "group_pattern finds the same in their paths"
 _CIPLAB_DESCR = """\
 Real and Fake Face Detection, CIPLab, Yonsei University: {n_real} real and {n_fake} fake photographs
-of faces from {root}; as published the set has 1081 and 960. Experts made the fakes
-in an image editor, replacing one or several of left eye, right eye, nose and mouth.
+of faces from {root}; the published set has 1081 and 960. Experts made the fakes in an image editor
+by replacing one or several of left eye, right eye, nose and mouth.
 https://www.kaggle.com/datasets/ciplab/real-and-fake-face-detection
 
-About 145 of the fakes are edits of photographs which are in the real class too. The names do not
-tell which, so `groups` holds only what is certain: identical files (and sub-folders, if you made
+About 145 of the fakes are edits of photographs that are in the real class too. The names do not
+tell which, so `groups` holds only what is certain: identical files (and subfolders, if you made
 any). sklearn_dfd.model_selection.find_source_groups(faces.data) looks at the photographs and finds
 such pairs: use its groups before you trust a score from cross-validation.
 """
-
-
-def _fold(name: str) -> str:
-    """Make names equal that some file systems do not tell apart."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _list(folder: Path) -> list[Path]:
-    """List the entries of a folder that count, in the same order on every machine."""
-    names = sorted(os.listdir(folder), key=lambda name: (_fold(name), name))
-    return [folder / n for n in names if not n.startswith(".") and n.lower() not in _LITTER]
-
-
-def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """Yield the files below a folder in order, entering each real folder once: links may loop."""
-    if (real := os.path.realpath(folder)) not in seen:
-        seen.add(real)
-        for entry in _list(folder):
-            if entry.is_dir():
-                yield from _walk(entry, seen)
-            else:
-                yield entry
-
-
-def _check_root(root: str | os.PathLike[str]) -> Path:
-    path = Path(root)
-    if path.is_dir():
-        return path
-    what_to_do = "Pass the folder that holds one sub-folder per class."
-    if path.exists():
-        raise NotADirectoryError(f"{str(path)!r} is a file. {what_to_do}")
-    raise FileNotFoundError(f"There is no {str(path)!r}, seen from {os.getcwd()!r}. {what_to_do}")
 
 
 def _holds_ciplab(path: Path) -> bool:
     return all((path / name).is_dir() for name in _CIPLAB_FOLDERS)
 
 
-def _number_groups(keys: list[list[Hashable]]) -> np.ndarray:
-    """Give rows with a key in common, through chains too, one number, in order of appearance."""
-    parent = list(range(len(keys)))  # up to the first row of the group, which is its own
-
-    def first_row(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    row_with: dict[Hashable, int] = {}
-    for row, shared in enumerate(keys):
-        for key in shared:
-            one, other = first_row(row_with.setdefault(key, row)), first_row(row)
-            parent[max(one, other)] = min(one, other)
-    first_rows = [first_row(row) for row in range(len(keys))]
-    return np.unique(first_rows, return_inverse=True)[1].astype(np.int64)
+def _digest_or_fault(file: Path) -> tuple[bytes, str | None]:
+    """Read and decode one file: the digest of its content, or what is wrong with it."""
+    try:
+        raw = read_source(str(file))
+        to_rgb(raw)
+    except (OSError, ValueError) as error:
+        return b"", str(error)
+    return content_digest(raw), None
 
 
-def _load(root: Path, class_folders: dict[str, Path], on_error: str) -> tuple[Bunch, str]:
-    """Read every file of the class folders once: is it an image, and whom does it share with.
+def _load(
+    root: Path,
+    class_folders: dict[str, Path],
+    on_error: _OnError,
+    group_pattern: GroupPattern | None = None,
+) -> tuple[Bunch, str]:
+    """Read and decode every file of the class folders once.
 
-    The second item is what to warn of, if anything.
+    The second item is the text of a warning, empty if there is nothing to warn of.
     """
+    keys_of = None if group_pattern is None else keys_by_pattern(group_pattern)
     files = []
     for code, (name, folder) in enumerate(class_folders.items()):
-        found = [(code, file, file.relative_to(folder).parts) for file in _walk(folder, set())]
+        found = [(code, file, file.relative_to(folder)) for file in files_below(folder, set())]
         if not found:
             raise ValueError(
                 f"The folder {str(folder)!r} of class {name!r} is empty. "
@@ -112,20 +92,25 @@ def _load(root: Path, class_folders: dict[str, Path], on_error: str) -> tuple[Bu
             )
         files += found
 
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:  # decoding releases Python's lock
+        read = list(pool.map(_digest_or_fault, [file for _, file, _ in files]))
     paths: list[str] = []
     classes: list[int] = []
-    keys: list[list[Hashable]] = []  # of each file, what others of its group have too
-    failures = []
-    for row, (code, file, parts) in enumerate(files):
-        try:
-            raw = read_source(str(file))
-            check_header(raw)
-            keys.append([content_digest(raw)])
-        except (OSError, ValueError) as error:
-            failures.append((row, str(file), str(error)))
+    keys: list[list[Hashable]] = []  # of each file: what it shares with others of its group
+    failures, unmatched = [], []
+    for row, ((code, file, inner), (digest, fault)) in enumerate(zip(files, read, strict=True)):
+        if fault is not None:
+            failures.append((row, str(file), fault))
             continue
-        if len(parts) > 1:  # the first of several levels: the coarser group cannot leak
-            keys[-1].append(_fold(parts[0]))
+        shared: list[Hashable] = []
+        if keys_of is not None:
+            shared = [("key", key) for key in keys_of(inner.as_posix())]
+            if not shared:
+                unmatched.append(str(file))
+        elif len(inner.parts) > 1:
+            # The first of several levels: the coarser group cannot leak.
+            shared = [("folder", folded_name(inner.parts[0]))]
+        keys.append([digest, *shared])
         paths.append(str(file))
         classes.append(code)
 
@@ -134,6 +119,13 @@ def _load(root: Path, class_folders: dict[str, Path], on_error: str) -> tuple[Bu
         hint = "Repair or remove them, or pass on_error='warn' to go on without them"
         hint += ", which takes one usable image of each class." if lost else "."
         raise ImageError(failures, len(files), hint=hint, n_shown=None)
+    if unmatched:
+        raise ValueError(
+            f"group_pattern finds nothing in the paths of {len(unmatched)} of {len(paths)} images, "
+            "so that nothing tells which group they are in. It is given the path within the class "
+            f"folder, such as {files[0][2].as_posix()!r}. Change the pattern or rename the files: "
+            f"{quoted(unmatched)}."
+        )
     left_out = "".join(f"\n  {describe(name)}: {reason}" for _, name, reason in failures)
     if left_out:
         left_out = (
@@ -145,31 +137,58 @@ def _load(root: Path, class_folders: dict[str, Path], on_error: str) -> tuple[Bu
         data=np.array(paths, dtype=object),
         target=np.array(classes, dtype=np.int64),
         target_names=np.array(list(class_folders), dtype=object),
-        groups=_number_groups(keys),
+        groups=number_groups(keys),
     )
     return faces, left_out
 
 
-_LOADER_CONSTRAINTS = {"root": [str, os.PathLike], "on_error": [StrOptions({"raise", "warn"})]}
+_LOADER_CONSTRAINTS: dict[str, list[object]] = {
+    "root": [str, os.PathLike],
+    "on_error": [StrOptions({"raise", "warn"})],
+}
 
 
-@validate_params(_LOADER_CONSTRAINTS, prefer_skip_nested_validation=True)
-def load_image_folder(root: str | os.PathLike[str], *, on_error: str = "raise") -> Bunch:
-    """Load the paths and labels of photographs kept in one folder per class.
+@validate_params(
+    {
+        **_LOADER_CONSTRAINTS,
+        "class_names": [list, tuple, np.ndarray, None],
+        "group_pattern": [str, re.Pattern, callable, None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def load_image_folder(
+    root: Root,
+    *,
+    class_names: Sequence[str] | None = None,
+    group_pattern: GroupPattern | None = None,
+    on_error: _OnError = "raise",
+) -> Bunch:
+    r"""Load the paths and labels of photographs that are kept in one folder per class.
 
-    Every file is read once, to know that it is an image and which files are identical; no pixels
-    are kept. Hidden files, ``Thumbs.db`` and ``desktop.ini`` are passed over.
+    Every file is read and decoded once, so that damaged files and identical files are known; the
+    pixels are not kept. Hidden files, ``Thumbs.db`` and ``desktop.ini`` are passed over.
 
     Parameters
     ----------
     root : str or path-like
-        Folder whose sub-folders are the classes: ``root/fake/1.jpg``, ``root/real/2.jpg``. Files
-        may lie deeper: those in ``root/real/alice`` and ``root/fake/alice`` form one group, as
-        photographs of one person should. Of several levels the first names the group. Files that
-        lie directly in `root` are ignored.
+        Folder whose subfolders are the classes: ``root/real/1.jpg``, ``root/fake/2.jpg``. A leading
+        ``~`` is the home directory. Files may lie deeper: those in ``root/real/alice`` and
+        ``root/fake/alice`` form one group, as photographs of one person should. Of several levels
+        the first names the group. Files that lie directly in `root` are ignored.
+    class_names : list of str, default=None
+        Names of the subfolders to load, in the order in which the classes are numbered, as in
+        Keras: ``["real", "fake"]`` makes "real" 0 and "fake" 1, as in
+        :func:`load_real_and_fake_faces`. Other subfolders are left out. None loads all of them and
+        numbers them alphabetically, so that "fake" is 0 and "real" is 1.
+    group_pattern : str, compiled regular expression or callable, default=None
+        What groups are read from, in place of the subfolders. A regular expression is searched for
+        in the path of each file within its class folder, written with forward slashes; each of its
+        parenthesised parts that matches is a key, or the whole match if it has no such parts. A
+        callable is given the same path and returns one key or a list of keys. Files that share a
+        key, directly or through others, form one group.
     on_error : {"raise", "warn"}, default="raise"
-        What to do about files that are not images: raise one error for all of them, or leave them
-        out with one warning that lists them.
+        What to do about files that are damaged or are not images: raise one error that names all of
+        them, or leave them out with one warning that names all of them.
 
     Returns
     -------
@@ -179,10 +198,11 @@ def load_image_folder(root: str | os.PathLike[str], *, on_error: str = "raise") 
         target : ndarray of shape (n_samples,), dtype int64
             Class of each file, an index into `target_names`.
         target_names : ndarray of shape (n_classes,), dtype object
-            Names of the class folders, sorted regardless of case.
+            `class_names`, or the names of the class folders, sorted regardless of case.
         groups : ndarray of shape (n_samples,), dtype int64
-            For :class:`~sklearn.model_selection.GroupKFold`. Files with the same bytes share a
-            group, in two classes too; a file that shares nothing is a group of its own.
+            Group of each file, for :class:`~sklearn.model_selection.GroupKFold`. Files with the
+            same bytes share a group, in two classes too; a file that shares nothing is a group of
+            its own.
         DESCR : str
             Description of what was loaded.
 
@@ -191,10 +211,22 @@ def load_image_folder(root: str | os.PathLike[str], *, on_error: str = "raise") 
     FileNotFoundError, NotADirectoryError
         If `root` does not exist, or is a file.
     ValueError
-        If `root` has fewer than two sub-folders, or one of them holds no file.
+        If `root` has fewer than two subfolders, its subfolders are the parts of a split ("train",
+        "test") rather than classes, one of them holds no file, `class_names` has a name that no
+        subfolder has, or `group_pattern` is not a regular expression or finds no key in the path of
+        a file.
     ImageError
         If files cannot be used as images, and `on_error` is "raise" or they are a whole class.
         All are in its attribute ``failures``.
+
+    Notes
+    -----
+    Two recipes for `group_pattern`:
+
+    - Single frames named after their video, ``real/vid0_frame1.jpg``: ``r"(vid\d+)_frame"``.
+    - FaceForensics++, where ``manipulated/000_003`` is made from the videos ``original/000`` and
+      ``original/003``: ``r"(\d{3})(?:_(\d{3}))?"`` finds one or two numbers in each path, and
+      keeps the manipulated video together with both.
 
     Examples
     --------
@@ -206,21 +238,15 @@ def load_image_folder(root: str | os.PathLike[str], *, on_error: str = "raise") 
     ...     for i, name in enumerate(["fake/alice/1.png", "real/alice/1.png", "real/2.png"]):
     ...         (Path(root) / name).parent.mkdir(parents=True, exist_ok=True)
     ...         Image.new("RGB", (8, 8), (i, 0, 0)).save(Path(root) / name)
-    ...     faces = load_image_folder(root)
+    ...     faces = load_image_folder(root, class_names=["real", "fake"])
     >>> [Path(path).name for path in faces.data], faces.groups.tolist()
-    (['1.png', '2.png', '1.png'], [0, 1, 0])
+    (['2.png', '1.png', '1.png'], [0, 1, 1])
     >>> faces.target_names[faces.target].tolist()
-    ['fake', 'real', 'real']
+    ['real', 'real', 'fake']
     """
-    path = _check_root(root)
-    class_folders = {entry.name: entry for entry in _list(path) if entry.is_dir()}
-    if len(class_folders) < 2:
-        raise ValueError(
-            f"{str(path)!r} has {'only the' if class_folders else 'no'} sub-folder"
-            f"{''.join(f' {name!r}' for name in class_folders)}, and one per class is needed. Sort "
-            "the images into folders such as 'real' and 'fake' in it, or pass the folder above it."
-        )
-    faces, left_out = _load(path, class_folders, on_error)
+    path = check_root(root)
+    class_folders = class_folders_of(path, class_names)
+    faces, left_out = _load(path, class_folders, on_error, group_pattern)
     if left_out:
         warnings.warn(left_out, stacklevel=_STACKLEVEL)
     counts = zip(class_folders, np.bincount(faces.target), strict=True)
@@ -229,34 +255,49 @@ def load_image_folder(root: str | os.PathLike[str], *, on_error: str = "raise") 
         root=path,
         n_groups=faces.groups.max() + 1,
         classes=", ".join(f"{name} ({count})" for name, count in counts),
+        rule=_BY_FOLDER if group_pattern is None else _BY_PATTERN,
     )
     return faces
 
 
 @validate_params(_LOADER_CONSTRAINTS, prefer_skip_nested_validation=True)
-def load_real_and_fake_faces(root: str | os.PathLike[str], *, on_error: str = "raise") -> Bunch:
-    """Load the paths, labels and edits of CIPLab's Real and Fake Face Detection set [1]_.
+def load_real_and_fake_faces(root: Root, *, on_error: _OnError = "raise") -> Bunch:
+    """Load CIPLab's Real and Fake Face Detection set [1]_: paths, labels, and what was edited.
 
     Parameters
     ----------
     root : str or path-like
-        Folder with the sub-folders ``training_real`` and ``training_fake``, as published.
+        Folder with the subfolders ``training_real`` and ``training_fake``, as published. A leading
+        ``~`` is the home directory.
     on_error : {"raise", "warn"}, default="raise"
-        As in :func:`load_image_folder`, and so are the errors raised.
+        What to do about files that are damaged or are not images: raise one error that names all of
+        them, or leave them out with one warning that names all of them.
 
     Returns
     -------
     faces : :class:`~sklearn.utils.Bunch`
-        What :func:`load_image_folder` returns, with the targets 0 for "real" and 1 for "fake".
-        `groups` does *not* link a fake to the real photograph that it was made from: about 145
-        fakes have theirs in the set, and no name tells which. Further:
+        What :func:`load_image_folder` returns with ``class_names=["real", "fake"]``: the targets
+        are 0 for "real" and 1 for "fake". `groups` does *not* link a fake to the real photograph
+        that it was made from: about 145 fakes have theirs in the set, and no name tells which.
+        Three attributes are added:
 
         difficulty : ndarray of shape (n_samples,), dtype object
-            "easy", "mid" or "hard", how well people recognise the fake; "" for real photographs.
+            "easy", "mid" or "hard", how hard the fake is to recognise for people; "" for real
+            photographs.
         replaced_parts : ndarray of shape (n_samples, 4), dtype bool
             Which of `part_names` were replaced.
         part_names : ndarray of shape (4,), dtype object
             "left_eye", "right_eye", "nose" and "mouth".
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If `root` does not exist, or is a file.
+    ValueError
+        If `root` does not hold the two subfolders, or one of them holds no file.
+    ImageError
+        If files cannot be used as images, and `on_error` is "raise" or they are a whole class.
+        All are in its attribute ``failures``.
 
     Warns
     -----
@@ -275,7 +316,7 @@ def load_real_and_fake_faces(root: str | os.PathLike[str], *, on_error: str = "r
     >>> faces = load_real_and_fake_faces("real_and_fake_face")  # doctest: +SKIP
     >>> hard_ones = faces.data[faces.difficulty == "hard"]  # doctest: +SKIP
     """
-    path = _check_root(root)
+    path = check_root(root)
     if not _holds_ciplab(path):
         # The published archive holds the two folders one or two levels down.
         places = [path.resolve().parent, *sorted(path.glob("*")), *sorted(path.glob("*/*"))]

@@ -1,4 +1,4 @@
-"""Which images come from one photograph, where nobody wrote it down.
+"""Which images were made from the same photograph, found by comparing thumbnails.
 
 Grey thumbnails are compared location by location: an edit that replaces a mouth leaves hair,
 outline and background where they were, while two people who look alike agree nowhere exactly.
@@ -9,9 +9,11 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from joblib import Parallel, delayed
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from tqdm.auto import tqdm
 
 from sklearn_dfd._core.copies.thumbnails import matches, thumbnail
 from sklearn_dfd._core.images.decoding import DerivedImage, RawImage, content_digest, to_rgb
@@ -22,18 +24,24 @@ from sklearn_dfd.exceptions import LeakageError
 __all__ = ["check_leakage", "find_copies", "find_source_groups"]
 
 
-_CONSTRAINTS = {
+_CONSTRAINTS: dict[str, list[object]] = {
     "threshold": [Interval(Real, 0, 1, closed="right")],
     "mirrored": ["boolean"],
     "n_jobs": [Integral, None],
+    "verbose": ["verbose"],
 }
 
 
 @validate_params(_CONSTRAINTS, prefer_skip_nested_validation=True)
 def find_source_groups(
-    X: Any, *, threshold: float = 0.89, mirrored: bool = False, n_jobs: int | None = None
-) -> np.ndarray:
-    """Find which images were made from one photograph.
+    X: Any,
+    *,
+    threshold: float = 0.89,
+    mirrored: bool = False,
+    n_jobs: int | None = None,
+    verbose: int | bool = 0,
+) -> npt.NDArray[np.int64]:
+    """Group images that were made from the same photograph.
 
     Images share a group if :func:`find_copies` links them, directly or through others. A photograph
     and its views (:class:`~sklearn_dfd.augmentation.View`) always do, whatever the views show.
@@ -44,31 +52,34 @@ def find_source_groups(
         Paths, PIL images, uint8 arrays or encoded bytes, as for
         :meth:`MobileNetV2Features.transform`. Each is read once.
     threshold : float, default=0.89
-        Similarity, above 0 and up to 1, from which two images are linked. Look at the pairs of
-        :func:`find_copies` around it before you change it: one false link merges two groups, which
-        costs a little data, and a missed one lets a score flatter.
+        Similarity from which two images are linked, above 0 and up to 1. Look at the pairs that
+        :func:`find_copies` finds around it before you change it: a false link merges two groups,
+        which wastes a little data; a missed link makes a score too high.
     mirrored : bool, default=False
-        Whether mirror images count, too. It takes twice the time.
+        Whether mirror images are recognised too. This takes twice the time.
     n_jobs : int, default=None
-        Threads that read and compare images, as in joblib; None is one.
+        Number of threads that read and compare images, as in joblib; None means one.
+    verbose : int, default=0
+        Whether to show progress bars: one for reading, one for comparing.
 
     Returns
     -------
     groups : ndarray of shape (n_images,), dtype int64
-        For :class:`~sklearn.model_selection.GroupKFold` and the like; numbered from 0 in order of
-        appearance. An image that shares its photograph with no other is a group of its own.
+        Group of each image, for :class:`~sklearn.model_selection.GroupKFold` and other splitters,
+        numbered from 0 in order of appearance. An image that shares its photograph with no other is
+        a group of its own.
 
     Raises
     ------
     ImageError
-        If images cannot be used; it names them all.
+        If images cannot be used; the error names them all.
     TypeError, ValueError
-        If ``X`` is no collection of images or holds none, or a parameter is out of its range.
+        If ``X`` is not a collection of images or is empty, or a parameter is out of its range.
 
     See Also
     --------
-    find_copies : The pairs behind the groups, to look at.
-    check_leakage : A guard between training and test images.
+    find_copies : Find the pairs behind the groups, to look at them.
+    check_leakage : Raise an error where training and test images share a photograph.
 
     Examples
     --------
@@ -81,7 +92,7 @@ def find_source_groups(
     array([0, 1, 0, 1])
     """
     images = as_image_list(X)
-    pairs, _ = _linked(images, None, threshold, mirrored, n_jobs)
+    pairs, _ = _linked(images, None, threshold, mirrored, n_jobs, verbose)
     graph = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), shape=(len(images),) * 2)
     component = connected_components(graph, directed=False)[1]
     _, first, number = np.unique(component, return_index=True, return_inverse=True)
@@ -96,65 +107,73 @@ def find_copies(
     threshold: float = 0.89,
     mirrored: bool = False,
     n_jobs: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find pairs of images that were made from one photograph.
+    verbose: int | bool = 0,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Find pairs of images that were made from the same photograph.
 
-    Found are copies that were saved again, scaled, recoloured or cropped by up to about a third of
-    a side, and edits that replace up to about a quarter of the picture, as eyes, nose and mouth in
-    one; of edits that replace half of it, many are missed. Two photographs of one person, or of two
-    people who look alike, are no pair; nor are images turned by more than a few degrees.
+    This finds copies that were saved again, scaled, recoloured or cropped by up to about a third of
+    a side, and edits that replace up to about a quarter of the picture, such as eyes, nose and
+    mouth together; it misses many edits that replace half of the picture. Two photographs of one
+    person, or of two people who look alike, are not a pair; nor are images that are rotated by more
+    than a few degrees.
 
     Parameters
     ----------
     X : sequence of images
-        As for :func:`find_source_groups`.
+        Images, as for :func:`find_source_groups`.
     Y : sequence of images, default=None
-        If given, pairs of an image of ``X`` and one of ``Y`` are looked for, instead of pairs
-        within ``X``.
+        Other images. If given, each pair consists of an image of ``X`` and one of ``Y``; None looks
+        for pairs within ``X``.
     threshold : float, default=0.89
-        The least similarity of a pair, above 0 and up to 1.
+        Lowest similarity of a pair, above 0 and up to 1.
     mirrored : bool, default=False
-        Whether mirror images count, too. It takes twice the time.
+        Whether mirror images are recognised too. This takes twice the time.
     n_jobs : int, default=None
-        Threads that read and compare images, as in joblib; None is one.
+        Number of threads that read and compare images, as in joblib; None means one.
+    verbose : int, default=0
+        Whether to show progress bars: one for reading, one for comparing.
 
     Returns
     -------
     pairs : ndarray of shape (n_pairs, 2), dtype int64
-        Rows in ``X``, the smaller one first; or row in ``X`` and row in ``Y``. The most similar
-        pair comes first. An image of many copies is paired with its nearest few only, and of
-        identical files in ``X`` only the first is paired with others; of a photograph and its views
-        in ``X`` only the first is sure to be paired with the other views.
+        Two rows of ``X``, the smaller one first; or a row of ``X`` and a row of ``Y``. The most
+        similar pair comes first. An image that has many copies is paired with the nearest few only.
+        Of identical files in ``X`` only the first is paired with other images; of a photograph and
+        its views in ``X`` only the first is sure to be paired with the other views.
     similarity : ndarray of shape (n_pairs,), dtype float64
-        Of each pair: the correlation that the best of its windows reach (see Notes), 1 for
+        Similarity of each pair: the correlation that its best windows reach (see Notes), or 1 for
         identical files and for views of one photograph.
 
     Raises
     ------
     ImageError
-        If images cannot be used; it names them all.
+        If images cannot be used; the error names them all.
     TypeError, ValueError
-        If ``X`` or ``Y`` is no collection of images or holds none, or a parameter is out of its
+        If ``X`` or ``Y`` is not a collection of images or is empty, or a parameter is out of its
         range.
 
     Notes
     -----
-    Strangers in one plain frame or behind one plain mask are no pair, and a frame that was added to
-    a copy does not hide it: bars of one colour on opposite sides are cut off first, and in
-    thumbnails of 48 x 48 grey pixels larger areas of one colour are filled from around them. A
-    frame with a pattern may stay, and a mask that compression has made uneven or that has much else
-    of one colour beside it: then strangers may be linked.
+    Unrelated photographs in the same plain frame, or behind the same plain mask, are not a pair,
+    and a frame that was added to a copy does not hide it: bars of one colour on opposite sides are
+    cut off first, and larger areas of one colour are filled in from their surroundings, in
+    thumbnails of 48 x 48 grey pixels. A patterned frame may stay, and so may a mask that
+    compression has made uneven or that lies beside much else of one colour: then unrelated
+    photographs may be linked.
+
     The thumbnails are freed of light and shade by a difference of Gaussians [1]_. First, still
-    smaller ones are compared as wholes, each with parts of the others: the nearest twenty of each
-    image in parts, and the nearest four of each as a whole, are candidates.
-    Then each of the 49 overlapping windows of 12 x 12 of one candidate is looked for around its
-    place in the other, by normalised cross-correlation [2]_: what the best two fifths of them reach
-    is the similarity. Where it is 0.65 or more, 121 windows of 8 x 8 are looked for, too; what the
-    best three tenths of these reach, less 0.045, is the similarity if it is higher; and both are
-    repeated with 2 % cut off each side of the one or the other.
+    smaller thumbnails are compared as wholes, each with parts of the others: the twenty nearest of
+    each image in parts, and the four nearest of each as a whole, are candidates.
+
+    Then each of the 49 overlapping windows of 12 x 12 pixels of one candidate is searched for
+    around its place in the other, by normalised cross-correlation [2]_; the similarity is what the
+    best two fifths of the windows reach. Where it is 0.65 or more, 121 windows of 8 x 8 pixels are
+    searched for too; what the best three tenths of these reach, less 0.045, is the similarity if it
+    is higher. Both are repeated with 2 % cut off each side of one image or the other.
+
     Of hundreds of copies of one photograph each is paired with some, not with all, so that they may
-    fall into a few groups.
-    Time grows with the square of the number of images, memory in proportion to it.
+    fall into a few groups. Time grows with the square of the number of images, memory in proportion
+    to it.
 
     References
     ----------
@@ -174,7 +193,8 @@ def find_copies(
     array([ True])
     """
     images = as_image_list(X)
-    return _linked(images, None if Y is None else as_image_list(Y), threshold, mirrored, n_jobs)
+    others = None if Y is None else as_image_list(Y)
+    return _linked(images, others, threshold, mirrored, n_jobs, verbose)
 
 
 @validate_params(_CONSTRAINTS, prefer_skip_nested_validation=True)
@@ -185,32 +205,36 @@ def check_leakage(
     threshold: float = 0.89,
     mirrored: bool = False,
     n_jobs: int | None = None,
+    verbose: int | bool = 0,
 ) -> None:
-    """Check that no image to test on is made from a photograph that is trained on.
+    """Raise an error if a test image was made from a photograph in the training set.
 
-    Views (:class:`~sklearn_dfd.augmentation.View`) of a photograph are made from it, whatever they
-    show. For anything else see :func:`find_copies`.
+    Views (:class:`~sklearn_dfd.augmentation.View`) count as made from their photograph, whatever
+    they show. What else is recognised is described at :func:`find_copies`.
 
     Parameters
     ----------
     train, test : sequence of images
-        As for :func:`find_source_groups`.
+        Images to train on and images to test on, as for :func:`find_source_groups`.
     threshold : float, default=0.89
-        The least similarity of a pair, above 0 and up to 1.
+        Lowest similarity at which two images count as made from the same photograph, above 0 and up
+        to 1.
     mirrored : bool, default=False
-        Whether mirror images count, too. It takes twice the time.
+        Whether mirror images are recognised too. This takes twice the time.
     n_jobs : int, default=None
-        Threads that read and compare images, as in joblib; None is one.
+        Number of threads that read and compare images, as in joblib; None means one.
+    verbose : int, default=0
+        Whether to show progress bars: one for reading, one for comparing.
 
     Raises
     ------
     LeakageError
-        A ValueError: there are such images. The message lists the first ten, the attributes
-        ``pairs`` and ``similarity`` hold what :func:`find_copies` returns.
+        If there are such images. It is a ValueError; the message lists the first ten pairs, the
+        attributes ``pairs`` and ``similarity`` hold all that :func:`find_copies` returns.
     ImageError
-        If images cannot be used; it names them all.
+        If images cannot be used; the error names them all.
     TypeError, ValueError
-        If ``train`` or ``test`` is no collection of images or holds none, or a parameter is out of
+        If ``train`` or ``test`` is not a collection of images or is empty, or a parameter is out of
         its range.
 
     Examples
@@ -221,10 +245,10 @@ def check_leakage(
     >>> check_leakage([china], [flower])
     >>> check_leakage([china], [flower, china[:, 20:]])  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
-    LeakageError: 1 of 2 test images are made from photographs that are trained on: ...
+    LeakageError: 1 of 2 test images were made from photographs in the training set: ...
     """
     train, test = as_image_list(train), as_image_list(test)
-    pairs, similarity = _linked(train, test, threshold, mirrored, n_jobs)
+    pairs, similarity = _linked(train, test, threshold, mirrored, n_jobs, verbose)
     if not len(pairs):
         return
     shown = "; ".join(
@@ -234,9 +258,9 @@ def check_leakage(
     )
     more = f"; ... and {len(pairs) - 10} more pairs" if len(pairs) > 10 else ""
     raise LeakageError(
-        f"{len(set(pairs[:, 1]))} of {len(test)} test images are made from photographs that are "
-        f"trained on: {shown}{more}. Remove them from one side, or split again by the groups that "
-        "find_source_groups returns for all images together.",
+        f"{len(set(pairs[:, 1]))} of {len(test)} test images were made from photographs in the "
+        f"training set: {shown}{more}. Remove them from one side, or split again by the groups "
+        "that find_source_groups returns for all images together.",
         pairs,
         similarity,
     )
@@ -248,23 +272,25 @@ def _linked(
     threshold: float,
     mirrored: bool,
     n_jobs: int | None,
-) -> tuple[np.ndarray, np.ndarray]:
+    verbose: int | bool,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Find the pairs of `find_copies`."""
     parallel = Parallel(n_jobs=n_jobs, prefer="threads")
-    thumbs, digests, origins = _read(images, parallel)
-    # Identical files stand for one: of a thousand copies the nearest few would all be copies.
+    thumbs, digests, origins = _read(images, parallel, verbose)
+    # One of several identical files stands for all: otherwise the nearest few of each would be its
+    # own copies.
     kept = np.array(list(_first_rows(digests).values()))
     thumbs = thumbs[kept]
     other_digests, other_origins = digests, origins
     if others is None:
-        turns = [(matches(thumbs, None, mirrored, parallel), kept, kept)]
+        turns = [(matches(thumbs, None, mirrored, parallel, verbose), kept, kept)]
     else:
-        other_thumbs, other_digests, other_origins = _read(others, parallel)
+        other_thumbs, other_digests, other_origins = _read(others, parallel, verbose)
         rows = np.arange(len(others))
-        # The first of a pair is also tried in parts, so that each side is the first once.
+        # Parts are tried of the first of a pair only, so each side has to be the first once.
         turns = [
-            (matches(thumbs, other_thumbs, mirrored, parallel), kept, rows),
-            (matches(other_thumbs, thumbs, mirrored, parallel), rows, kept),
+            (matches(thumbs, other_thumbs, mirrored, parallel, verbose), kept, rows),
+            (matches(other_thumbs, thumbs, mirrored, parallel, verbose), rows, kept),
         ]
     found: dict[tuple[int, int], float] = {}
     for turn, (matched, rows_of_first, rows_of_second) in enumerate(turns):
@@ -277,7 +303,7 @@ def _linked(
                 pairs = pairs[:, ::-1]
             for (a, b), value in zip(pairs.tolist(), similarity[near].tolist(), strict=True):
                 found[a, b] = max(found.get((a, b), 0.0), value)
-    # Views of one photograph are of one photograph, also where they show nothing in common.
+    # Views are of their photograph even if they have nothing in common that could be seen.
     for a, b in found:
         if origins[a] == other_origins[b]:
             found[a, b] = 1.0
@@ -294,7 +320,7 @@ def _linked(
 
 
 def _first_rows(contents: list[bytes]) -> dict[bytes, int]:
-    """Row in which each content comes first."""
+    """Return the row in which each content comes first."""
     rows: dict[bytes, int] = {}
     for row, content in enumerate(contents):
         rows.setdefault(content, row)
@@ -302,11 +328,14 @@ def _first_rows(contents: list[bytes]) -> dict[bytes, int]:
 
 
 def _read(
-    images: Sequence[Any] | np.ndarray, parallel: Parallel
-) -> tuple[np.ndarray, list[bytes], list[bytes]]:
-    """Read each image once: thumbnail, digest of its content, and of what it is a view of."""
+    images: Sequence[Any] | np.ndarray, parallel: Parallel, verbose: int | bool
+) -> tuple[npt.NDArray[np.uint8], list[bytes], list[bytes]]:
+    """Read each image once: its thumbnail, and digests of its content and of its origin's."""
 
-    def in_threads(call: Callable, sources: Iterable) -> Iterable:
+    def in_threads(call: Callable[[Any], Any], sources: Iterable[Any]) -> Iterable[Any]:
+        sources = tqdm(
+            sources, desc="reading", total=len(images), unit="image", disable=not verbose
+        )
         return parallel(delayed(call)(source) for source in sources)
 
     thumbs, digests, origins = zip(

@@ -5,39 +5,46 @@ from itertools import product
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from joblib import Parallel, delayed
 from PIL import Image
 from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter, uniform_filter1d
 from sklearn.utils import gen_batches
+from tqdm.auto import tqdm
 
-_SIDE = 48  # of a thumbnail, in pixels; all lengths below are in these
-_COARSE_SIDE = 12  # of the thumbnails by which candidates are found
-_N_NEIGHBORS = 20  # candidates for each image, in parts
-_N_NEIGHBORS_OF_WHOLE = 4  # for each image as a whole, that others are parts of
+_SIDE = 48  # of a thumbnail, in pixels, which are the unit of all lengths below
+_COARSE_SIDE = 12  # of the smaller thumbnails that candidates are found with
+_N_NEIGHBORS = 20  # candidates per image, each image taken in parts
+_N_NEIGHBORS_OF_WHOLE = 4  # candidates per image, as a whole of which others are parts
 _LEAST_COARSE_SIMILARITY = 0.5  # of a candidate
-_SIZES = (0.93, 0.85, 0.77, 0.68)  # of the parts in which an image is looked for
-_TRIM = 0.02  # cut off each side to try the sizes between these
-_REACH = 3  # how far from its place a window is looked for, either way
-_PLAY = 1  # how much farther than the others, or less far, either way
-_LEAST_CONTRAST = 2.0  # standard deviation, in grey levels, of a window that shows something
-_LEAST_TELLING = 0.25  # share of windows that must show something
-_FINEST = 0.7  # standard deviation, in pixels, of the blur that removes what crops misplace
-_NOISE = 1.0  # standard deviation, in grey levels, of what compression adds
-_FRAME_SIDE = 384  # least shorter side that a photograph is reduced to before a frame is looked for
-_FRAME_NOISE = 16  # grey levels by which compression changes a bar of one colour
-_FRAME_BLUR = 4  # pixels over which compression lets it end
-_N_FRAMES = 2  # in one another
-_LEAST_IN_FRAME = 0.2  # share of a side
-_FLAT_SIDE = 5  # of a square of one colour: the least that is part of an area of it
-_LEAST_FLAT = 0.04  # share of the picture
-_ROWS_AT_ONCE = 512  # in the search for candidates
+_SIZES = (
+    0.93,
+    0.85,
+    0.77,
+    0.68,
+)  # of the parts in which an image is searched for, as shares of its side
+_TRIM = 0.02  # share that is cut off each side, for the sizes between these
+_REACH = 3  # how far from its place a window is searched for, in each direction
+_PLAY = 1  # by how much a window may be shifted differently from the others
+_LEAST_CONTRAST = 2.0  # standard deviation, in grey levels, of a window that is not flat
+_LEAST_TELLING = 0.25  # share of windows that must not be flat
+_FINEST = 0.7  # standard deviation of a blur that hides small displacements by crops
+_NOISE = 1.0  # standard deviation, in grey levels, of the noise of compression
+_FRAME_SIDE = 384  # the shorter side is not reduced below this before frames are searched for
+_FRAME_NOISE = 16  # grey levels by which compression may change a bar of one colour
+_FRAME_BLUR = 4  # pixels over which compression may blur its end
+_N_FRAMES = 2  # frames within one another
+_LEAST_IN_FRAME = 0.2  # share of a side that must be left
+_FLAT_SIDE = 5  # of a square of one colour; smaller ones are not filled in
+_LEAST_FLAT = 0.04  # share of the picture; smaller areas are not filled in
+_ROWS_AT_ONCE = 512  # of thumbnails, in the search for candidates
 _PAIRS_AT_ONCE = 128
 
 _Box: TypeAlias = tuple[float, float, float, float]  # top, bottom, left, right, from 0 to 1
 
 
 class _Look(NamedTuple):
-    """Windows of one size that are looked for in the other thumbnail."""
+    """Windows of one size that are searched for in the other thumbnail."""
 
     window: int  # side
     stride: int
@@ -45,15 +52,15 @@ class _Look(NamedTuple):
     handicap: float  # what the correlation of such windows counts less than that of others
 
 
-# An edit of the whole face leaves few large windows alone, and more of the small ones. These find
-# something like them more easily: they must agree better.
+# An edit of the whole face spares few of the large windows and more of the small ones. Small
+# windows match by chance more easily, so they must agree better.
 _FIRST_LOOK = _Look(window=12, stride=6, agreeing=0.4, handicap=0)
 _SECOND_LOOK = _Look(window=8, stride=4, agreeing=0.3, handicap=0.045)
 _WORTH_A_SECOND = 0.65  # similarity at the first look; most pairs of strangers have less
 
 
 class _Framing(NamedTuple):
-    """How two images of one photograph may be cut: these parts of them then show the same."""
+    """The parts of two images that show the same, if both are of one photograph."""
 
     of_first: _Box
     of_second: _Box
@@ -61,9 +68,9 @@ class _Framing(NamedTuple):
 
 
 def _framings(mirrored: bool) -> list[_Framing]:
-    """Both whole; the second a part of the first, in several places; shifted against each other.
+    """List the framings to try: both whole, the second a part of the first, and both shifted.
 
-    The other way round they need not be tried: each image is the first once.
+    The first as a part of the second need not be tried, since each image is the first once.
     """
     whole = (0.0, 1.0, 0.0, 1.0)
     boxes = [(whole, whole)]
@@ -92,16 +99,18 @@ def thumbnail(image: Image.Image) -> np.ndarray:
 
 
 def _unframed(grey: np.ndarray) -> np.ndarray:
-    """Cut off bars of one colour, on two sides alike, that end along a line: frames."""
+    """Cut off frames: bars of one colour, alike on two opposite sides, that end along a line."""
     for _ in range(2 * _N_FRAMES):
         unlike = np.abs(grey - np.median(grey[0])) > _FRAME_NOISE
         share = unlike.mean(axis=1)
-        # A plain background ends where somebody's head comes in, little by little.
+        # A bar ends abruptly, a plain background little by little, where somebody's head begins.
         (start, end), (stop, other_end) = (
             (np.argmax(lines > 0.1), np.argmax(lines > 0.5)) for lines in (share, share[::-1])
         )
         sharp = start <= end <= start + _FRAME_BLUR and stop <= other_end <= stop + _FRAME_BLUR
-        inside = grey[end + 1 : len(grey) - other_end - 1]  # without the lines that mix both
+        inside = grey[
+            end + 1 : len(grey) - other_end - 1
+        ]  # without the lines in between, which mix
         alike = abs(end - other_end) <= 2
         if start and stop and sharp and alike and len(inside) > _LEAST_IN_FRAME * len(grey):
             grey = inside
@@ -110,13 +119,13 @@ def _unframed(grey: np.ndarray) -> np.ndarray:
 
 
 def _continued(thumb: np.ndarray) -> np.ndarray:
-    """Continue a picture softly over areas of one colour: the edge of a mask is no likeness."""
+    """Fill in areas of one colour from around them, so that the edge of a mask is not matched."""
     flat = maximum_filter(thumb, _FLAT_SIDE) == minimum_filter(thumb, _FLAT_SIDE)
-    # most of them of one colour: a plain wall is lighter on one side
+    # Most must have the same colour: a plain wall, which is kept, is lighter on one side.
     of_one = flat & (thumb == np.bincount(thumb[flat], minlength=1).argmax())
     if of_one.mean() < _LEAST_FLAT or 2 * of_one.sum() < flat.sum():
         return thumb
-    # up to their edges, and over the pixels that mix both sides of them
+    # Out to their edges, and over the pixels there that mix both sides.
     flat = maximum_filter(of_one, _FLAT_SIDE + 2)
     if flat.all():
         return thumb
@@ -131,32 +140,49 @@ def _continued(thumb: np.ndarray) -> np.ndarray:
 
 
 def matches(
-    first: np.ndarray, second: np.ndarray | None, mirrored: bool, parallel: Parallel
+    first: np.ndarray,
+    second: np.ndarray | None,
+    mirrored: bool,
+    parallel: Parallel,
+    verbose: int | bool = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Compare each thumbnail, whole and in parts, with those most like it.
 
     Parameters
     ----------
     first : ndarray of shape (n_first, side, side), dtype uint8
+        Thumbnails, as `thumbnail` makes them.
     second : ndarray of shape (n_second, side, side), dtype uint8, or None
-        None to compare those of `first` with each other.
+        Thumbnails to compare them with; None compares those of `first` with each other.
     mirrored : bool
-        Whether the mirror images of `first` count, too.
+        Whether the mirror images of `first` are compared too.
     parallel : joblib.Parallel
-        Of threads.
+        Threads to compare in.
+    verbose : int, default=0
+        Whether to show a progress bar.
 
     Yields
     ------
     i, j : ndarray of shape (n_pairs,), dtype int64
-        Rows of `first` and of `second`. A pair may come twice, in either order, if both are one.
+        Rows of `first` and of `second`. Within one set, a pair may come in either order or in both.
     similarity : ndarray of shape (n_pairs,), dtype float64
+        Similarity of each pair.
     """
     within = second is None
     other = first if second is None else second
     batches = list(_candidates(first, other, _framings(mirrored), within))
-    scores = parallel(
-        delayed(_similarity)(first[i], other[j], framing) for framing, i, j in batches
-    )
+    with tqdm(
+        desc="comparing", total=sum(len(i) for _, i, _ in batches), unit="pair", disable=not verbose
+    ) as bar:
+
+        def compared(
+            framing: _Framing, i: npt.NDArray[np.int64], j: npt.NDArray[np.int64]
+        ) -> npt.NDArray[np.float64]:
+            similarity = _similarity(first[i], other[j], framing)
+            bar.update(len(i))
+            return similarity
+
+        scores = parallel(delayed(compared)(*batch) for batch in batches)
     for (_, i, j), similarity in zip(batches, scores, strict=True):
         yield i, j, similarity
 
@@ -164,11 +190,11 @@ def matches(
 def _candidates(
     first: np.ndarray, second: np.ndarray, framings: list[_Framing], within: bool
 ) -> Iterator[tuple[_Framing, np.ndarray, np.ndarray]]:
-    """Yield pairs that may match: how to frame them, rows of `first` and rows of `second`."""
+    """Yield candidates: how to frame them, rows of `first` and rows of `second`."""
     of_second: dict[_Box, np.ndarray] = {}
     for framing in framings:
         if framing.of_second not in of_second:
-            # in parts: enlarged, 100,000 thumbnails take a gigabyte
+            # In batches: 100,000 enlarged thumbnails take a gigabyte.
             of_second[framing.of_second] = np.concatenate(
                 [
                     _coarse(_part(second[at], framing.of_second))
@@ -182,7 +208,7 @@ def _candidates(
     def framed(
         parts: list[np.ndarray], start: int, i: np.ndarray, j: np.ndarray
     ) -> Iterator[tuple[_Framing, np.ndarray, np.ndarray]]:
-        # which framing it was: cheaper asked of the few than kept of all
+        # Which framing it was is cheaper to compute for the few candidates than to keep for all.
         best = np.argmax(
             [
                 np.einsum("ij,ij->i", descriptors[i], of_second[framing.of_second][j])
@@ -195,9 +221,9 @@ def _candidates(
             for some in gen_batches(len(chosen), _PAIRS_AT_ONCE):
                 yield framings[k], start + i[chosen[some]], j[chosen[some]]
 
-    taken = []  # pairs, as one number each
-    # Many copies of one photograph all have the same few neighbours. The other copies would be no
-    # candidates with the framing that fits, so that each of `second` has some of its own, too.
+    taken = []  # pairs, each as one number
+    # Many copies of one photograph all have the same few nearest images, and the other copies would
+    # not be candidates in the framing that fits. So each of `second` has a few candidates too.
     value = np.full((_N_NEIGHBORS_OF_WHOLE, len(second)), -1, dtype=np.float32)
     row = np.zeros((_N_NEIGHBORS_OF_WHOLE, len(second)), dtype=np.int64)
     for at in gen_batches(len(first), _ROWS_AT_ONCE):
@@ -227,7 +253,7 @@ def _candidates(
 def _highest(
     value: np.ndarray, row: np.ndarray, more: np.ndarray, start: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the highest values of each column, and their rows, of those so far and of more rows."""
+    """Merge more rows into the highest values of each column so far, and into their row numbers."""
     n_kept, columns = len(value), np.arange(value.shape[1])
     if len(more) > n_kept:
         rows = np.argpartition(-more, n_kept - 1, axis=0)[:n_kept]
@@ -240,14 +266,14 @@ def _highest(
 
 
 def _part(thumbs: np.ndarray, box: _Box, mirrored: bool = False) -> np.ndarray:
-    """Enlarge a part of each thumbnail to the size of the whole, float32."""
+    """Enlarge a part of each thumbnail to the size of the whole, as float32."""
     top, bottom, left, right = box
     columns = _interpolation(left, right)[:: -1 if mirrored else 1]
     return _interpolation(top, bottom) @ thumbs.astype(np.float32) @ columns.T
 
 
 def _interpolation(start: float, stop: float) -> np.ndarray:
-    """Matrix that spreads a part of a line of pixels over the whole, linearly."""
+    """Make the matrix that stretches a part of a line of pixels over its whole, linearly."""
     places = _SIDE * start + (np.arange(_SIDE) + 0.5) * (stop - start) - 0.5
     distance = np.abs(places[:, np.newaxis] - np.arange(_SIDE))
     weights = np.maximum(1 - distance, 0)
@@ -255,17 +281,17 @@ def _interpolation(start: float, stop: float) -> np.ndarray:
 
 
 def _coarse(thumbs: np.ndarray) -> np.ndarray:
-    """Describe thumbnails by a vector each of length 1: what is lighter than around it."""
+    """Describe each thumbnail by a unit vector: how much lighter each place is than around it."""
     n, step = len(thumbs), _SIDE // _COARSE_SIDE
     x = thumbs.reshape(n, _COARSE_SIDE, step, _COARSE_SIDE, step).mean(axis=(2, 4))
     x = x - _blurred(x, 2.0)
-    # local contrast set to one, so that a dark corner counts as much as a bright one
+    # The local contrast is normalised, so that a dark corner counts as much as a bright one.
     x = (x / np.sqrt(_blurred(x * x, 2.0) + _NOISE**2)).reshape(n, -1)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
 
 
 def _similarity(first: np.ndarray, second: np.ndarray, framing: _Framing) -> np.ndarray:
-    """Correlation that the best windows of pairs of thumbnails reach, of shape (n_pairs,)."""
+    """Return the correlation that the best windows of each pair reach, of shape (n_pairs,)."""
     of_first, of_second, mirrored = framing
     x = _detail(_part(first, of_first, mirrored))
     y = _detail(_part(second, of_second))
@@ -275,8 +301,8 @@ def _similarity(first: np.ndarray, second: np.ndarray, framing: _Framing) -> np.
         return similarity
     x, y = x[again], y[again]
     best = np.maximum(similarity[again], _agreement(x, y, _SECOND_LOOK))
-    # Cut by a size between those of the framings, parts and wholes are out of step by half a pixel
-    # at their sides: enough for few windows to agree where others are replaced.
+    # A crop of a size between those of the framings is off by half a pixel at its sides, which is
+    # enough to spoil most windows that an edit has spared.
     closer_x = _detail(_part(first[again], _inside(of_first), mirrored))
     closer_y = _detail(_part(second[again], _inside(of_second)))
     for u, v in ((closer_x, y), (x, closer_y)):
@@ -287,14 +313,14 @@ def _similarity(first: np.ndarray, second: np.ndarray, framing: _Framing) -> np.
 
 
 def _inside(box: _Box) -> _Box:
-    """Take a little off each side of a box."""
+    """Shrink a box by a little on each side."""
     top, bottom, left, right = box
     height, width = _TRIM * (bottom - top), _TRIM * (right - left)
     return top + height, bottom - height, left + width, right - width
 
 
 def _agreement(x: np.ndarray, y: np.ndarray, look: _Look) -> np.ndarray:
-    """Correlation that the best windows reach in one look, less its handicap."""
+    """Return the correlation that the best windows reach in one look, less its handicap."""
     window, stride, reach = look.window, look.stride, _REACH
     y = np.pad(y, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
     n_pixels = window**2
@@ -321,10 +347,10 @@ def _agreement(x: np.ndarray, y: np.ndarray, look: _Look) -> np.ndarray:
         )
         together = inside @ (products @ inside.T) - n_pixels * x_mean * y_mean[here]
         found[:, down, right] = together / np.sqrt(x_spread * y_spread[here])
-    # All windows must be found shifted alike, give or take what a wrong scale makes of it: of
-    # free windows many find a hairline or a shoulder of somebody else.
+    # All windows must be shifted by the same distance, but for what a wrong scale makes of it:
+    # windows that are free to move find a hairline or a shoulder of somebody else.
     found = maximum_filter(found, (1, 1 + 2 * _PLAY, 1 + 2 * _PLAY, 1, 1), mode="nearest")
-    # Flat windows match nothing and anything: they are asked only where one of the two is not.
+    # A flat window matches nothing or anything, so it counts only where one of the two is not flat.
     telling = np.maximum(x_power - x_mean**2, y_at_rest) >= _LEAST_CONTRAST**2
     n_telling = telling.sum(axis=(1, 2))
     found = np.where(telling[:, np.newaxis, np.newaxis], found, -1)
@@ -335,7 +361,7 @@ def _agreement(x: np.ndarray, y: np.ndarray, look: _Look) -> np.ndarray:
 
 
 def _detail(thumbs: np.ndarray) -> np.ndarray:
-    """Keep lines and edges: light and shade of all portraits are much alike."""
+    """Keep lines and edges only: light and shade are much the same in all portraits."""
     return _blurred(thumbs, _FINEST) - _blurred(thumbs, 2.25)
 
 
@@ -344,7 +370,7 @@ def _blurred(images: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _window_means(images: np.ndarray, window: int) -> np.ndarray:
-    """Mean of every window, by its upper left corner."""
+    """Return the mean of every window, at the position of its upper left corner."""
     for axis in (1, 2):
         images = uniform_filter1d(images, window, axis=axis, origin=-(window // 2))
     return images[:, : 1 - window, : 1 - window]
