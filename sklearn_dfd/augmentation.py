@@ -1,20 +1,22 @@
-"""Views of photographs: changed at random, the same in every process, made when they are needed."""
+"""Random views of photographs: the same in every process, and made only when they are needed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.base import BaseEstimator
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import Bunch, Tags, check_random_state
 from sklearn.utils.validation import column_or_1d
 
 from sklearn_dfd._core.groups import check_groups, check_groups_of_views
 from sklearn_dfd._core.images.decoding import to_rgb
 from sklearn_dfd._core.images.distortions import DISTORTIONS
 from sklearn_dfd._core.images.sources import (
+    ImageLike,
     ImageView,
     as_image_list,
     describe,
@@ -32,16 +34,21 @@ from sklearn_dfd._core.sklearn_private import (
 
 __all__ = ["ImageAugmenter", "View", "augment"]
 
-# Views are drawn here and made by Pillow: the random transforms of torchvision draw from torch's
-# global generator, call the same functions of Pillow, and take seconds to import.
+# Random numbers are drawn here and Pillow makes the views: the random transforms of torchvision use
+# torch's global generator, call the same functions of Pillow, and take seconds to import.
 
-# Pixels of the longer side. Of what blur and JPEG do to single pixels of a larger photograph
-# nothing is left at the size that a network sees, and it would take a second.
+#: What may happen to a photograph in a view.
+Recipe: TypeAlias = Literal["gentle", "sharing", "contrast", "mirrored"]
+RandomState: TypeAlias = int | np.random.RandomState | None
+_Targets = TypeVar("_Targets")
+
+# Pixels of the longer side. What blur and JPEG do to single pixels of a larger photograph is lost
+# at the size that a network sees, and would take a second.
 _LONGEST_SHARED = 1024
 
 
 def _gentle(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
-    """Mirror, crop and recolour: what leaves the traces of an edit as they are."""
+    """Mirror, crop and recolour, which leaves the traces of an edit as they are."""
     if random_state.uniform() < 0.5:
         image = ImageOps.mirror(image)
     image = _random_crop(image, random_state)
@@ -49,7 +56,7 @@ def _gentle(image: Image.Image, random_state: np.random.RandomState) -> Image.Im
 
 
 def _sharing(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
-    """Change a photograph as taking, editing and sharing it does."""
+    """Change a photograph as taking, editing and sharing it would."""
     draw = random_state.uniform
     if draw() < 0.5:
         image = ImageOps.mirror(image)
@@ -81,9 +88,9 @@ def _mirrored(image: Image.Image, random_state: np.random.RandomState) -> Image.
 
 
 def _random_crop(image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
-    """Cut out 80 to 100 % of the area, of nearly the same aspect, along whole pixels.
+    """Cut out 80 to 100 % of the area along whole pixels, with nearly the same aspect ratio.
 
-    A crop that is resampled would wipe out traces of an edit that a detector should see.
+    Resampling the crop would wipe out traces of an edit that a detector should see.
     """
     area, stretch = random_state.uniform(0.8, 1), np.exp(random_state.uniform(-0.1, 0.1))
     box = []
@@ -104,72 +111,89 @@ def _contrast(image: Image.Image, random_state: np.random.RandomState) -> Image.
 
 class _Recipe(NamedTuple):
     render: Callable[[Image.Image, np.random.RandomState], Image.Image]
-    # changes whenever a seed would give another picture: features kept under an older one are
+    # changes whenever a seed would give another picture: features kept under an older version are
     # then not found, and computed again
     version: int
+    # makes the same pixels from the resized photograph
+    on_square: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None = None
+
+
+def _mirrored_square(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    # bit for bit what resizing the mirrored photograph gives: the filter is symmetric
+    return pixels[:, ::-1]
 
 
 _RECIPES = {
-    "sharing": _Recipe(_sharing, 1),
     "gentle": _Recipe(_gentle, 1),
+    "sharing": _Recipe(_sharing, 1),
     "contrast": _Recipe(_contrast, 1),
-    "mirrored": _Recipe(_mirrored, 1),
+    "mirrored": _Recipe(_mirrored, 1, _mirrored_square),
 }
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class View(ImageView):
-    """A photograph, changed at random; made when it is needed.
+    """A photograph changed at random, made only when it is needed.
 
-    A view stands in ``X`` like any other image, also beside such: in lists, and in arrays and
-    columns of objects. It is a small value that is cheap to send to other processes, hashable
-    where its source is, and holds no pixels of its own. What it shows depends on the *content*
-    of its source, the recipe and the seed, and on nothing else, so that
-    :class:`~sklearn_dfd.MobileNetV2Features` finds its features again under another name, in
-    another fold or process, and computes them anew when the source has changed.
+    A view can stand in ``X`` like any other image, alone or beside others: in lists, and in arrays
+    and columns of objects. It is a small value that is cheap to send to other processes, hashable
+    where its source is, and holds no pixels of its own. What it shows depends on the *content* of
+    its source, on the recipe and on the seed, and on nothing else.
+    :class:`~sklearn_dfd.MobileNetV2Features` therefore finds its features again under another
+    name, in another fold or process, and computes them anew when the source has changed.
 
     Parameters
     ----------
-    source : path, PIL image, ndarray of uint8, bytes or View
-        The photograph.
+    source : path, PIL image, ndarray of uint8, bytes, binary file object or View
+        The photograph. Arrays are in RGB order.
 
     seed : int
-        Views of one photograph differ by it. One seed changes each photograph in a way of its own.
+        Seed that tells the views of one photograph apart. The same seed changes each photograph
+        differently.
 
-    recipe : {"sharing", "gentle", "contrast", "mirrored"}, default="sharing"
+    recipe : {"gentle", "sharing", "contrast", "mirrored"}, default="gentle"
         What may happen to the photograph; see :class:`ImageAugmenter`.
 
     Raises
     ------
-    TypeError, ValueError
-        If the seed is no integer, or there is no such recipe.
+    TypeError
+        If the seed is not an integer.
+    ValueError
+        If there is no such recipe.
 
     Examples
     --------
     >>> from sklearn_dfd.augmentation import View
     >>> View("faces/a.jpg", seed=3)
-    <View 3 ('sharing') of 'faces/a.jpg'>
+    <View 3 ('gentle') of 'faces/a.jpg'>
     >>> View("faces/a.jpg", seed=3) == View("faces/a.jpg", 3)
     True
     """
 
-    source: Any
+    source: ImageLike
     seed: int
-    recipe: str = "sharing"
+    recipe: Recipe = "gentle"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.seed, Integral):
             raise TypeError(f"seed is {self.seed!r}; it must be an integer.")
         if self.recipe not in _RECIPES:
-            raise ValueError(f"recipe is {self.recipe!r}; there are {', '.join(_RECIPES)}.")
+            raise ValueError(
+                f"recipe is {self.recipe!r}; it must be one of {', '.join(map(repr, _RECIPES))}."
+            )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<View {self.seed} ({self.recipe!r}) of {describe(self.source)}>"
 
     @property
     def signature(self) -> str:
-        """Recipe with its version, and seed: all that determines the view besides its source."""
+        """Recipe, its version and seed: all that determines the view apart from its source."""
         return f"{self.recipe} {_RECIPES[self.recipe].version} {self.seed}"
+
+    @property
+    def on_square(self) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None:
+        """Function that makes the view from the resized photograph; None for most recipes."""
+        return _RECIPES[self.recipe].on_square
 
     def render(self, image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
         """Make the view from the upright RGB image of its source.
@@ -177,22 +201,24 @@ class View(ImageView):
         Parameters
         ----------
         image : PIL image of mode RGB
-            It is not modified.
+            The photograph. It is not modified.
         random_state : RandomState
-            Seeded by the content of the source and the signature.
+            Generator seeded by the content of the source and the signature.
 
         Returns
         -------
         view : PIL image of mode RGB
+            The changed photograph.
         """
         return _RECIPES[self.recipe].render(image, random_state)
 
     def to_image(self) -> Image.Image:
-        """Make the view, to look at it.
+        """Make the view as an image, to look at it.
 
         Returns
         -------
         view : PIL image of mode RGB
+            The changed photograph, in sRGB.
 
         Raises
         ------
@@ -204,39 +230,42 @@ class View(ImageView):
 
 
 class ImageAugmenter(BaseEstimator):
-    """Add views of each photograph, to train on.
+    """Add random views of each photograph to the training data.
 
-    A sampler as in imbalanced-learn: in an ``imblearn.pipeline.Pipeline``, before
+    This is a sampler as in imbalanced-learn: in an ``imblearn.pipeline.Pipeline``, before
     :class:`~sklearn_dfd.MobileNetV2Features`, it acts in ``fit`` alone. In a cross-validation of
-    that pipeline views are made of the training side only, and what is tested are photographs as
-    they are. It needs imbalanced-learn for nothing else.
+    that pipeline views are made of the training side only, and photographs are tested as they are.
+    The class works without imbalanced-learn, too.
 
     Parameters
     ----------
     n_views : int, default=3
-        Views of each photograph. With one ``random_state``, the first three of five views are the
-        three that ``n_views=3`` gives.
+        Number of views per photograph. With the same ``random_state``, the first three of five
+        views are the three that ``n_views=3`` gives.
 
-    recipe : {"sharing", "gentle", "contrast", "mirrored"}, default="sharing"
-        - ``"sharing"``, after what photographs go through until somebody sees them: half of the
-          views are mirrored; all are cropped to 80 to 100 % of the area, and scaled down where
-          the longer side is still above 1024 pixels; half get another brightness, contrast and
-          saturation, within 20 %; a quarter is scaled down, by 0.5 to 0.9, and up again; a
-          quarter is blurred, with a standard deviation of 0.2 to 1.5 pixels; half are saved again
-          as JPEG, of quality 50 to 95. Blur and JPEG at random are after [1]_.
-        - ``"gentle"``: mirrored, cropped and recoloured as above, and nothing that blurs the traces
-          of an edit.
-        - ``"contrast"``: mirrored, turned upside down, contrast stretched (autocontrast) and
-          histogram equalised, each with probability 1/2.
-        - ``"mirrored"``: left and right swapped, and nothing else; the seed does not matter.
+    recipe : {"gentle", "sharing", "contrast", "mirrored"}, default="gentle"
+        What may happen to a photograph:
+
+        - ``"gentle"``: half of the views are mirrored; all are cropped to 80 to 100 % of the area;
+          the brightness, contrast and saturation of half of them change by up to 20 %. Nothing
+          blurs the traces of an edit.
+        - ``"sharing"``: what photographs go through until somebody sees them. Views are mirrored,
+          cropped and recoloured as above, and scaled down where the longer side is still above
+          1024 pixels; a quarter is scaled down, by 0.5 to 0.9, and up again; a quarter is blurred,
+          with a standard deviation of 0.2 to 1.5 pixels; half are saved again as JPEG, with a
+          quality of 50 to 95. Random blur and JPEG follow [1]_. They also wipe out the traces
+          that many edits leave.
+        - ``"contrast"``: views are mirrored, turned upside down, stretched in contrast
+          (autocontrast) and equalised in their histogram, each with probability 1/2.
+        - ``"mirrored"``: left and right are swapped, and nothing else; the seed does not matter.
 
     keep_originals : bool, default=True
         Whether the photographs themselves come before their views.
 
     random_state : int, RandomState instance or None, default=None
-        Draws the seeds of the views. With an int, a photograph has the same views in all folds and
-        candidates of a search, wherever it stands, and the features of each are computed once;
-        otherwise every fit makes other views.
+        Generator or seed that the seeds of the views are drawn from. With an int, a photograph has
+        the same views in all folds and candidates of a search, wherever it stands, and the features
+        of each view are computed once; otherwise every fit makes other views.
 
     Attributes
     ----------
@@ -245,17 +274,17 @@ class ImageAugmenter(BaseEstimator):
 
     See Also
     --------
-    augment : The same with groups, for scikit-learn's own pipelines.
+    augment : Makes views together with groups, for scikit-learn's own pipelines.
     sklearn_dfd.model_selection.OriginalsSplit : Keeps views on the training side.
 
     Notes
     -----
-    Views are made by Pillow, from random numbers of their own: torch's global generator is left
-    alone.
+    Pillow makes the views from random numbers drawn by this package: torch's global generator is
+    left alone.
 
     ``DeepFakeClassifier(early_stopping=True)`` behind this sampler would set aside views of
-    photographs that it trains on. Pass it photographs of its own to validate on (``X_val``), or
-    use :func:`augment`, whose groups it can split by.
+    photographs that it trains on. Pass it other photographs to validate on (``X_val``), or use
+    :func:`augment`, which returns groups to split by.
 
     References
     ----------
@@ -268,7 +297,7 @@ class ImageAugmenter(BaseEstimator):
     >>> augmenter = ImageAugmenter(n_views=1, random_state=0)
     >>> X, y = augmenter.fit_resample(["a.jpg", "b.jpg"], [0, 1])
     >>> X[1:3], y
-    (array(['b.jpg', <View 209652396 ('sharing') of 'a.jpg'>], dtype=object), [0, 1, 0, 1])
+    (array(['b.jpg', <View 209652396 ('gentle') of 'a.jpg'>], dtype=object), [0, 1, 0, 1])
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012
@@ -278,37 +307,47 @@ class ImageAugmenter(BaseEstimator):
         "random_state": ["random_state"],
     }
 
-    def __init__(self, n_views=3, *, recipe="sharing", keep_originals=True, random_state=None):
+    def __init__(
+        self,
+        n_views: int = 3,
+        *,
+        recipe: Recipe = "gentle",
+        keep_originals: bool = True,
+        random_state: RandomState = None,
+    ) -> None:
         self.n_views = n_views
         self.recipe = recipe
         self.keep_originals = keep_originals
         self.random_state = random_state
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit_resample(self, X, y):
-        """Return photographs and their views, with their targets; nothing is read.
+    def fit_resample(self, X: Any, y: _Targets) -> tuple[npt.NDArray[np.object_], _Targets]:
+        """Return photographs and their views with their targets; no image is read.
 
         Parameters
         ----------
         X : sequence of n_images images
-            See :meth:`MobileNetV2Features.transform`.
+            The photographs; see :meth:`sklearn_dfd.MobileNetV2Features.transform`.
 
         y : array-like of shape (n_images,)
-            Targets.
+            The targets of the photographs.
 
         Returns
         -------
         X_resampled : ndarray of object, shape (n_resampled,)
             The photographs in their order, then the first view of each, and so on; ``n_resampled``
-            is ``n_images * (n_views + 1)``, or without originals ``n_images * n_views``.
+            is ``n_images * (n_views + 1)``, or ``n_images * n_views`` without originals.
 
         y_resampled : of the type of ``y``, shape (n_resampled,)
-            Their targets.
+            The targets of these rows.
 
         Raises
         ------
-        TypeError, ValueError
-            If ``X`` is not a collection of images, or ``y`` of another length.
+        TypeError
+            If ``X`` is not a collection of images.
+        ValueError
+            If ``X`` holds no images or arrays of another shape, ``y`` has another length, or a
+            parameter is out of its range.
         """
         images = as_image_list(X)
         _check_length("y", y, images)
@@ -318,7 +357,7 @@ class ImageAugmenter(BaseEstimator):
         self.sample_indices_ = rows
         return data, safe_indexing(y, rows)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
@@ -342,29 +381,36 @@ def augment(
     groups: Any = None,
     *,
     n_views: int = 3,
-    recipe: str = "sharing",
+    recipe: Recipe = "gentle",
     keep_originals: bool = True,
-    random_state: Any = None,
+    random_state: RandomState = None,
 ) -> Bunch:
-    """Put views beside photographs, with the groups that keep them together.
+    """Return photographs and random views of them, with the groups that keep them together.
 
     Parameters
     ----------
     X : sequence of n_images images
-        See :meth:`sklearn_dfd.MobileNetV2Features.transform`. None is read.
+        The photographs; see :meth:`sklearn_dfd.MobileNetV2Features.transform`. They are not read.
+
     y : array-like of shape (n_images,), default=None
-        Targets.
+        The targets of the photographs.
+
     groups : array-like of shape (n_images,), default=None
-        What must stay together. None makes each photograph a group: the same path twice, and views
-        that are in ``X`` already, share the group of their photograph.
+        Labels of the photographs that must stay together. None makes each photograph a group: the
+        same path twice, and views that are in ``X`` already, share the group of their photograph.
+
     n_views : int, default=3
-        Views of each photograph.
-    recipe : {"sharing", "gentle", "contrast", "mirrored"}, default="sharing"
+        Number of views per photograph.
+
+    recipe : {"gentle", "sharing", "contrast", "mirrored"}, default="gentle"
         What may happen to a photograph; see :class:`ImageAugmenter`.
+
     keep_originals : bool, default=True
         Whether the photographs themselves come before their views.
+
     random_state : int, RandomState instance or None, default=None
-        Pass an int for the same views in every call.
+        Generator or seed that the seeds of the views are drawn from. Pass an int for the same
+        views in every call.
 
     Returns
     -------
@@ -372,17 +418,20 @@ def augment(
         data : ndarray of object, shape (n_samples,)
             The photographs in their order, then the first view of each, and so on.
         target : ndarray of shape (n_samples,), or None
-            Targets, where ``y`` was given.
+            The targets of these rows; None where ``y`` was not given.
         groups : ndarray of shape (n_samples,)
-            Views have the group of their photograph.
+            The groups of these rows: a view has the group of its photograph.
         is_original : ndarray of bool, shape (n_samples,)
-            Whether it is no view.
+            True for a photograph, False for a view.
 
     Raises
     ------
-    TypeError, ValueError
-        If ``X`` is not a collection of images, ``y`` or ``groups`` have another length, groups are
-        missing or differ for one photograph, or a parameter is out of its range.
+    TypeError
+        If ``X`` is not a collection of images.
+    ValueError
+        If ``X`` holds no images or arrays of another shape, ``y`` or ``groups`` have another
+        length, groups are missing or differ for one photograph, or a parameter is out of its
+        range.
 
     See Also
     --------
@@ -415,13 +464,17 @@ def augment(
     )
 
 
-def _check_length(name, values, images):
+def _check_length(name: str, values: Any, images: Any) -> None:
     n_values = num_samples(values)
     if n_values != len(images):
-        raise ValueError(f"{name} has {n_values} values for {len(images)} images: pass one each.")
+        raise ValueError(
+            f"{name} has {n_values} values for {len(images)} images: pass one per image."
+        )
 
 
-def _with_views(images, n_views, recipe, keep_originals, random_state):
+def _with_views(
+    images: Any, n_views: int, recipe: Recipe, keep_originals: bool, random_state: RandomState
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int64]]:
     """Return an array of images and views, and the row that each comes from."""
     seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=n_views)
     sources = list(images)

@@ -1,49 +1,55 @@
-"""A detector that trains on views of its photographs, and judges them in both mirror images."""
+"""A detector that trains on views of photographs, and judges photographs and mirror images."""
 
+from collections.abc import Sequence
+from functools import partial
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils.metadata_routing import get_routing_for_object
+from sklearn.utils import Tags
+from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter
 
 from sklearn_dfd._core.callbacks import CallbackSupportMixin, training_data
-from sklearn_dfd._core.images.sources import as_image_list, describe
+from sklearn_dfd._core.images.decoding import to_rgb
+from sklearn_dfd._core.images.sources import as_image_list, read_all
 from sklearn_dfd._core.persistence import restored_state, saved_state
 from sklearn_dfd._core.sklearn_private import HasMethods, Interval, fit_context
-from sklearn_dfd.augmentation import ImageAugmenter, View, augment
+from sklearn_dfd.augmentation import ImageAugmenter, Recipe, View, augment
 from sklearn_dfd.exceptions import ImageError
 
 
 class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """Train a detector on photographs and views of them; judge photographs and mirror images.
 
-    ``fit`` makes the views, of the rows that it is given and of nothing else: in cross-validation
-    and searches over this estimator no view of a photograph to test on is trained on. What is
-    tested are photographs as they are.
+    ``fit`` makes views of the rows that it is given, and of nothing else: in cross-validation and
+    searches over this estimator no view of a photograph to test on is trained on, and photographs
+    are tested as they are.
 
     Parameters
     ----------
     estimator : classifier
-        Takes images: a pipeline of :class:`~sklearn_dfd.MobileNetV2Features` and
+        A classifier that takes images: a pipeline of :class:`~sklearn_dfd.MobileNetV2Features` and
         :class:`~sklearn_dfd.DeepFakeClassifier`. It is cloned.
 
     n_views : int, default=8
-        Views of each photograph to train on, beside the photograph; 0 for none.
+        Number of views of each photograph to train on, in addition to the photograph; 0 for none.
 
-    recipe : {"sharing", "gentle", "contrast", "mirrored"}, default="gentle"
+    recipe : {"gentle", "sharing", "contrast", "mirrored"}, default="gentle"
         What may happen to a photograph in a view, see
         :class:`~sklearn_dfd.augmentation.ImageAugmenter`.
 
     average_mirrored : bool, default=True
-        Whether the probability of a photograph is the mean of its own and of that of its mirror
-        image, which takes twice the time.
+        Whether the probability of a photograph is the mean of its own and that of its mirror
+        image. The network then runs twice per photograph, which is read and decoded once.
 
     random_state : int, default=0
-        Seed of the views. An int alone: all fits of a search then make the same views, and the
-        features of each are computed once.
+        Seed of the views. Only an int is allowed: all fits of a search then make the same views,
+        and the features of each are computed once.
 
     Attributes
     ----------
@@ -55,18 +61,18 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
 
     See Also
     --------
-    make_deepfake_pipeline : ``preset="accurate"`` makes one.
-    sklearn_dfd.augmentation.ImageAugmenter : The same views, for imbalanced-learn's pipelines.
+    make_deepfake_pipeline : Returns such a classifier for ``preset="accurate"``.
+    sklearn_dfd.augmentation.ImageAugmenter : Makes the same views in imbalanced-learn's pipelines.
 
     Notes
     -----
-    Every photograph takes ``n_views + 1`` rows of features in training. Those of a large
-    collection do not fit the memory of the process: give the transformer a directory
-    (``memory=``), and ``FeatureStore(directory, dtype="float16")`` to halve it.
+    Each photograph takes ``n_views + 1`` rows of features in training. Those of a large collection
+    do not fit into the memory of the process: give the transformer a directory (``memory=``), and
+    ``FeatureStore(directory, dtype="float16")`` to halve the space.
 
-    With scikit-learn 1.9 or later ``set_callbacks`` takes its callbacks. Those that come down from
-    it to its parts, such as :class:`~sklearn.callback.ProgressBar`, learn of each epoch. What this
-    classifier itself tells are the photographs, and not their views.
+    With scikit-learn 1.9 or later ``set_callbacks`` registers its callbacks. Those that propagate
+    to sub-estimators, such as :class:`~sklearn.callback.ProgressBar`, are told of each epoch. This
+    classifier itself passes the photographs to callbacks, and not their views.
 
     Examples
     --------
@@ -80,7 +86,7 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
     (3, 2)
     """
 
-    _parameter_constraints: dict = {  # noqa: RUF012
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
         **ImageAugmenter._parameter_constraints,
         "estimator": [HasMethods(["fit", "predict_proba"])],
         "n_views": [Interval(Integral, 0, None, closed="left")],
@@ -89,12 +95,18 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
     }
     del _parameter_constraints["keep_originals"]
 
-    # what a file of an earlier release did, by each parameter that has come since its first
-    _parameters_of_older_files: dict = {}  # noqa: RUF012
+    # the value that stands for what older releases did, for each parameter added since
+    _parameters_of_older_files: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(
-        self, estimator, *, n_views=8, recipe="gentle", average_mirrored=True, random_state=0
-    ):
+        self,
+        estimator: Any,
+        *,
+        n_views: int = 8,
+        recipe: Recipe = "gentle",
+        average_mirrored: bool = True,
+        random_state: int = 0,
+    ) -> None:
         self.estimator = estimator
         self.n_views = n_views
         self.recipe = recipe
@@ -102,45 +114,59 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         self.random_state = random_state
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None, groups=None, X_val=None, y_val=None):
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        groups: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
         """Train on photographs and their views.
 
         Parameters
         ----------
         X : sequence of n_images images
-            See :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+            The photographs; see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
         y : array-like of shape (n_images,)
-            Their labels.
+            The label of each photograph.
 
         sample_weight : array-like of shape (n_images,), default=None
-            Weights; a view weighs as much as its photograph.
+            The weight of each photograph; a view weighs as much as its photograph.
 
         groups : array-like of shape (n_images,), default=None
-            What stays together where the classifier sets rows aside (``early_stopping``). None
-            makes each photograph a group: its views are on its side in any case.
+            Labels of the photographs that stay together where the classifier sets rows aside
+            (``early_stopping``). None makes each photograph a group. Views are always on the side
+            of their photograph.
 
         X_val : sequence of n_val images, default=None
-            Photographs to validate on, which the classifier measures after each epoch, as they
+            Photographs to validate on, which the classifier evaluates after each epoch as they
             are: no views are made of them. A pipeline transforms them as it does ``X``, with
             metadata routing or without.
 
         y_val : array-like of shape (n_val,), default=None
-            Their labels.
+            The label of each photograph in ``X_val``.
+
+        sample_weight_val : array-like of shape (n_val,), default=None
+            The weight of each photograph in ``X_val``.
 
         Returns
         -------
         self : AugmentedClassifier
-            Fitted.
+            The fitted classifier.
 
         Raises
         ------
         ImageError
-            If images cannot be used; it names them all.
-        ValueError, TypeError
-            If ``X`` or ``X_val`` is not a collection of images, lengths differ, the classifier
-            takes no weights or validation rows, or it splits what it is given by itself (as
-            ``CalibratedClassifierCV``) and no groups reach it.
+            If images cannot be used; it names them all, and says if they are in ``X_val``.
+        TypeError
+            If ``X`` or ``X_val`` is not a collection of images.
+        ValueError
+            If lengths differ, the classifier takes no weights or validation rows, or it splits
+            what it is given by itself (as ``CalibratedClassifierCV`` does) and no groups reach it.
         """
         if y is None:
             raise ValueError(
@@ -164,13 +190,15 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
             if len(sample_weight) != n_images:
                 raise ValueError(
                     f"sample_weight has {len(sample_weight)} values for {n_images} images: pass "
-                    "one each."
+                    "one per image."
                 )
             metadata["sample_weight"] = sample_weight[rows % n_images]
         if X_val is not None:
             metadata["X_val"] = as_image_list(X_val)
         if y_val is not None:
             metadata["y_val"] = y_val
+        if sample_weight_val is not None:
+            metadata["sample_weight_val"] = sample_weight_val
         estimator = clone(self.estimator)
         data = training_data(originals, target[:n_images], sample_weight)
         task = self._init_callback_context(max_subtasks=1)
@@ -181,65 +209,82 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
             try:
                 self.estimator_ = _fit_with(estimator, images, target, metadata)
             except ImageError as error:
-                n_val = len(metadata.get("X_val", ()))
-                raise _of_photographs(error, images, n_images, n_val) from None
+                raise _of_photographs(error, originals, metadata.get("X_val"), estimator) from None
             part.call_on_fit_task_end(estimator=self, **data)
         self.classes_ = self.estimator_.classes_
         task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
         return self
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
         """Predict the probability of each class.
 
         Parameters
         ----------
         X : sequence of n_images images
-            See :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+            The photographs; see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
         Returns
         -------
         p : ndarray of float32, shape (n_images, n_classes)
-            In the order of ``classes_``; each row sums to 1.
+            Probabilities in the order of ``classes_``; each row sums to 1.
 
         Raises
         ------
         NotFittedError
-            Before ``fit``.
+            If the classifier is not fitted.
         ImageError
             If images cannot be used; it names them all.
+        TypeError, ValueError
+            If ``X`` is not a collection of images.
         """
         check_is_fitted(self)
-        probability = self.estimator_.predict_proba(X)
-        if self.average_mirrored:
-            mirrored = [View(image, 0, "mirrored") for image in as_image_list(X)]
-            probability = (probability + self.estimator_.predict_proba(mirrored)) / 2
-        return probability
+        if not self.average_mirrored:
+            return self.estimator_.predict_proba(X)
+        # side by side, so that each photograph is read, decoded and resized once
+        both = [image for x in as_image_list(X) for image in (x, View(x, 0, "mirrored"))]
+        try:
+            probability = self.estimator_.predict_proba(both)
+        except ImageError as error:
+            named = [failure for failure in error.failures if failure[0] % 2 == 0]
+            failures = [(row // 2, name, reason) for row, name, reason in named]
+            raise ImageError(failures, len(both) // 2, error.hint, error.n_shown) from None
+        return (probability[::2] + probability[1::2]) / 2
 
-    def predict(self, X):
+    def predict(self, X: Any) -> npt.NDArray[Any]:
         """Predict labels.
 
         Parameters
         ----------
         X : sequence of n_images images
-            See :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+            The photographs; see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
         Returns
         -------
         y : ndarray of shape (n_images,)
-            The most probable label of each image, of the type of ``classes_``.
+            The most probable label of each photograph, of the type of ``classes_``.
+
+        Raises
+        ------
+        NotFittedError
+            If the classifier is not fitted.
+        ImageError
+            If images cannot be used; it names them all.
+        TypeError, ValueError
+            If ``X`` is not a collection of images.
         """
         codes = self.predict_proba(X).argmax(axis=1)
         return self.classes_[codes]
 
-    def get_metadata_routing(self):
+    def get_metadata_routing(self) -> MetadataRequest:
         """Return what scikit-learn's metadata routing may pass to this classifier.
 
-        Groups and weights are routed to it where ``set_fit_request`` and ``set_score_request`` say
-        so or, where they say nothing, where its ``estimator`` asks for them.
+        Groups and weights are routed to it where ``set_fit_request`` and ``set_score_request``
+        request them or, where these methods were not called, where its ``estimator`` requests them.
 
         Returns
         -------
         routing : MetadataRequest
+            The requests of ``fit`` and ``score``.
         """
         request = super().get_metadata_routing()
         asked = get_routing_for_object(self.estimator)
@@ -250,15 +295,15 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
                 own.add_request(param=name, alias=True)
         return request
 
-    def __getstate__(self):
-        """Put the number of the format beside the attributes."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes and the number of the format."""
         return saved_state(super().__getstate__())
 
-    def __setstate__(self, state):
-        """Take the state of this release or of an earlier one."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the state that this release or an earlier one saved."""
         super().__setstate__(restored_state(self, state))
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
@@ -266,36 +311,54 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         return tags
 
 
-def _of_photographs(error, images, n_images, n_val):
+def _of_photographs(
+    error: ImageError, originals: Any, X_val: Sequence[Any] | None, estimator: Any
+) -> ImageError:
     """Name the photographs that cannot be used, and none of their views."""
-    if error.n_images != len(images):
-        return error  # of photographs to validate on
-    if n_val == len(images) and any(
-        name != describe(images[row]) for row, name, _ in error.failures
-    ):
-        return error  # of as many of them
-    names = {row % n_images: (row % n_images, *rest) for row, *rest in reversed(error.failures)}
-    failures = [names[row] for row in sorted(names)]
+    n_images = len(originals)
+    rows = sorted({row % n_images for row, _, _ in error.failures})
+    if X_val is not None and not _all_faulty(originals, rows, estimator):
+        return ImageError(
+            error.failures,
+            error.n_images,
+            hint="They are in X_val. Repair them, or leave them out.",
+            n_shown=error.n_shown,
+        )
+    named = {row % n_images: (name, why) for row, name, why in reversed(error.failures)}
+    failures = [(row, *named[row]) for row in rows]
     return ImageError(failures, n_images, hint="Repair them, or leave them out.")
 
 
-def _fit_with(estimator, X, y, metadata):
-    """Fit, with the metadata that the classifier at the end takes, and X_val transformed."""
+def _all_faulty(images: Any, rows: Sequence[int], estimator: Any) -> bool:
+    """Look at some images by themselves: tell whether none of them can be used."""
+    params = estimator.get_params()
+    limits = {value for name, value in params.items() if name.split("__")[-1] == "max_pixels"}
+    decode = partial(to_rgb, max_pixels=limits.pop() if len(limits) == 1 else None)
+    try:
+        read_all(images, decode, rows)
+    except ImageError as error:
+        return len(error.failures) == len(rows)
+    return False
+
+
+def _fit_with(estimator: Any, X: Any, y: Any, metadata: dict[str, Any]) -> Any:
+    """Fit with the metadata that the classifier at the end takes, and with X_val transformed."""
     if "X_val" not in metadata or not isinstance(estimator, Pipeline):
         return estimator.fit(X, y, **_requested(estimator, metadata))
     before = estimator.transform_input
     estimator.transform_input = [*(before or ()), "X_val"]
-    with config_context(enable_metadata_routing=True):  # without it a Pipeline transforms X alone
+    # a Pipeline transforms X_val under metadata routing alone; nothing else here needs it
+    with config_context(enable_metadata_routing=True):
         estimator.fit(X, y, **_requested(estimator, metadata))
-    estimator.transform_input = before  # or else no clone of it could be fitted without routing
+    estimator.transform_input = before  # otherwise no clone could be fitted without routing
     return estimator
 
 
-def _requested(estimator, metadata):
-    """Return the metadata that a classifier's ``fit`` takes, by the names it has there.
+def _requested(estimator: Any, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata that a classifier's ``fit`` takes, under the names it has there.
 
-    With metadata routing the classifier at the end is made to ask: which views are of one
-    photograph must reach it, and nobody but this file knows.
+    With metadata routing the classifier at the end is made to request it: which views are of one
+    photograph must reach it, and only this module knows.
     """
     last, prefix = estimator, ""
     if isinstance(estimator, Pipeline):
@@ -310,12 +373,12 @@ def _requested(estimator, metadata):
     kind = type(last).__name__
     if "groups" not in taken and "cv" in last.get_params(deep=False):
         raise ValueError(
-            f"{kind} splits what it is given by itself, and no groups reach it there: views of a "
+            f"{kind} splits what it is given by itself, and no groups reach it: views of a "
             f"photograph would be on both sides. Put the AugmentedClassifier into the {kind}, "
             "where it makes views of the training side alone."
         )
     for name in metadata:
-        # to a classifier that splits nothing groups say nothing
+        # a classifier that splits nothing does not need groups
         if name not in taken and name != "groups":
             raise ValueError(f"{kind} takes no {name}: leave it out.")
     return {f"{prefix}{name}": metadata[name] for name in taken}

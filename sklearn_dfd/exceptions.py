@@ -1,8 +1,9 @@
-"""Errors of this package."""
+"""Errors that this package raises."""
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sklearn_dfd._core.messages import on_one_line
 
@@ -17,18 +18,19 @@ class ImageError(OSError, ValueError):
     failures : list of (int, str, str)
         Row, name and reason of each image that cannot be used.
     n_images : int
-        Number of images that were looked at.
-    hint : str, default=...
-        What to do about it, the end of the message; empty for none.
+        Number of images among which these were found.
+    hint : str, default="Repair them, or leave them out."
+        Last sentence of the message, which says what to do; empty for none.
     n_shown : int or None, default=10
-        Number of failures that the message lists; None for all.
+        Number of failures that the message lists; None for all. The attribute ``failures`` always
+        holds all of them.
     """
 
     def __init__(
         self,
         failures: list[tuple[int, str, str]],
         n_images: int,
-        hint: str = 'Remove them, or set on_error="nan" to get rows of NaN in their place.',
+        hint: str = "Repair them, or leave them out.",
         n_shown: int | None = 10,
     ) -> None:
         self.failures = failures
@@ -48,19 +50,24 @@ class ImageError(OSError, ValueError):
 
 
 class LeakageError(ValueError):
-    """Images to test on are made from photographs that are trained on.
+    """Images in the test data are made from photographs in the training data.
 
     Parameters
     ----------
     message : str
-        What is wrong.
+        What is wrong, and which images are concerned.
     pairs : ndarray of shape (n_pairs, 2), dtype int64
-        Row in the training images, row in the test images.
+        For each pair its row in the training images and its row in the test images.
     similarity : ndarray of shape (n_pairs,), dtype float64
-        Of each pair, from 0 to 1.
+        Similarity of the two images of each pair, from 0 to 1.
     """
 
-    def __init__(self, message: str, pairs: np.ndarray, similarity: np.ndarray) -> None:
+    def __init__(
+        self,
+        message: str,
+        pairs: npt.NDArray[np.int64],
+        similarity: npt.NDArray[np.float64],
+    ) -> None:
         super().__init__(message)
         self.pairs = pairs
         self.similarity = similarity
@@ -70,8 +77,8 @@ class LeakageError(ValueError):
 
 
 class LossError(ValueError):
-    """The loss, or a weight, is no longer finite."""
+    """The loss or a weight is no longer finite."""
 
 
 class WeightsError(OSError, ValueError):
-    """The weights asked for cannot be had, or are not MobileNetV2's."""
+    """The weights cannot be found, or are not those of MobileNetV2."""

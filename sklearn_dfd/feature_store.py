@@ -1,6 +1,6 @@
-"""Features of images, computed once and kept by content.
+"""Features of images, computed once and kept under a hash of the content.
 
-A store maps keys (16 bytes, made of an image's content and of all that determines its features)
+A store maps keys (16 bytes, a hash of an image's content and of all that determines its features)
 to rows of features. It knows neither images nor networks.
 """
 
@@ -15,20 +15,37 @@ import uuid
 import warnings
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from sklearn_dfd._core.runtime.process_state import fork_gate
+
+__all__ = ["IN_PROCESS", "FeatureStore", "MemoryStore"]
 
 SCHEMA_VERSION = 1
 _CLAIM_SECONDS = 120
 _LOCK_SECONDS = 60
 
 
-def row_key(content_digest, recipe):
-    """Key of an image's features.
+_Row = npt.NDArray[np.float32]
+
+
+class _MemoryInfo(TypedDict):
+    n_rows: int
+    n_bytes: int
+
+
+class _StoreInfo(_MemoryInfo):
+    path: str
+
+
+def row_key(content_digest: bytes, recipe: str) -> bytes:
+    """Return the key of an image's features.
 
     Parameters
     ----------
@@ -40,17 +57,18 @@ def row_key(content_digest, recipe):
     Returns
     -------
     key : bytes of length 16
+        BLAKE2b hash of both.
     """
     return hashlib.blake2b(content_digest + recipe.encode(), digest_size=16).digest()
 
 
-def new_owner():
-    """Name for who takes on keys: unlike any other, and telling whether it is still at it."""
+def new_owner() -> str:
+    """Return a unique name for whoever claims keys, which tells whether its process still runs."""
     return f"{platform.node()} {os.getpid()} {uuid.uuid4().hex}"
 
 
-def _has_ended(owner):
-    """Whether the process of ``owner`` is known to have ended: one of this machine, on POSIX."""
+def _has_ended(owner: str) -> bool:
+    """Tell whether the process of ``owner`` has ended; only for this machine, and on POSIX."""
     node, pid, _ = owner.rsplit(" ", 2)
     if node != platform.node() or os.name != "posix":
         return False
@@ -64,35 +82,50 @@ def _has_ended(owner):
 
 
 class MemoryStore:
-    """Features kept in this process, the latest used ones within a bound.
+    """Store that keeps features in this process, up to a number of bytes.
+
+    The least recently used rows give way to new ones.
 
     Parameters
     ----------
     max_bytes : int
-        Bound on the features kept. May be set at any time.
+        Number of bytes that the kept features may take. It may be changed at any time.
     """
 
-    # one for all stores, which hold it for microseconds: a fork can then wait until it is free
+    # one lock for all stores, held for microseconds: a fork can then wait until it is free
     _lock = threading.Lock()
 
-    def __init__(self, max_bytes):
+    def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._rows = OrderedDict()
+        self._rows: OrderedDict[bytes, _Row] = OrderedDict()
         self._n_bytes = 0
-        self._claims = {}
+        self._claims: dict[bytes, str] = {}
         self._pid = os.getpid()
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: Any) -> Self:
         return self  # clones of an estimator share the store
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, int]:
         return {"max_bytes": self.max_bytes}  # another process starts with an empty one
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, int]) -> None:
         MemoryStore.__init__(self, **state)
 
-    def fetch(self, keys):
-        """Yield ``(key, row)`` of those keys that are kept; rows are read-only."""
+    def fetch(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, _Row]]:
+        """Yield the key and the row of those keys that are kept.
+
+        Parameters
+        ----------
+        keys : iterable of bytes
+            The keys to look up.
+
+        Yields
+        ------
+        key : bytes
+            One of the keys.
+        row : ndarray of float32, shape (n_features,)
+            Its features; read-only.
+        """
         for key in keys:
             with self._lock:
                 row = self._rows.get(key)
@@ -101,8 +134,16 @@ class MemoryStore:
             if row is not None:
                 yield key, row
 
-    def add(self, keys, rows):
-        """Keep rows; the least recently used ones give way."""
+    def add(self, keys: Sequence[bytes], rows: Iterable[npt.ArrayLike]) -> None:
+        """Keep rows; the least recently used ones give way.
+
+        Parameters
+        ----------
+        keys : list of bytes
+            The key of each row.
+        rows : array of float32, shape (n_keys, n_features)
+            The features, which are copied.
+        """
         with self._lock:
             for key, row in zip(keys, rows, strict=True):
                 row = np.array(row)
@@ -112,30 +153,57 @@ class MemoryStore:
             while self._n_bytes > self.max_bytes and self._rows:
                 self._n_bytes -= self._rows.popitem(last=False)[1].nbytes
 
-    def claim(self, keys, owner):
-        """Take on those keys that are neither kept nor taken on; return them as a set."""
+    def claim(self, keys: Iterable[bytes], owner: str) -> set[bytes]:
+        """Claim those keys that are neither kept nor claimed by anybody else.
+
+        Parameters
+        ----------
+        keys : iterable of bytes
+            The keys to claim.
+        owner : str
+            The name of whoever claims them.
+
+        Returns
+        -------
+        ours : set of bytes
+            The keys that ``owner`` should compute, add and release.
+        """
         with self._lock:
-            if self._pid != os.getpid():  # forked: those who took keys on are threads elsewhere
+            if self._pid != os.getpid():  # forked: the threads that claimed keys are not here
                 self._claims, self._pid = {}, os.getpid()
             free = {key for key in keys if key not in self._rows and key not in self._claims}
             self._claims.update(dict.fromkeys(free, owner))
             return free
 
-    def release(self, owner, keys=None):
-        """Give up what ``owner`` took on: ``keys``, or all of it."""
+    def release(self, owner: str, keys: Iterable[bytes] | None = None) -> None:
+        """Give up claims.
+
+        Parameters
+        ----------
+        owner : str
+            The name of whoever claimed the keys.
+        keys : iterable of bytes, default=None
+            The keys to give up; None for all that ``owner`` claimed.
+        """
         with self._lock:
             for key in list(self._claims) if keys is None else keys:
                 if self._claims.get(key) == owner:
                     del self._claims[key]
 
-    def clear(self):
-        """Forget everything that is kept."""
+    def clear(self) -> None:
+        """Remove all rows."""
         with self._lock:
             self._rows.clear()
             self._n_bytes = 0
 
-    def info(self):
-        """Count what is kept, as a dict: ``n_rows``, ``n_bytes``."""
+    def info(self) -> _MemoryInfo:
+        """Count what is kept.
+
+        Returns
+        -------
+        info : dict
+            ``n_rows``, the number of rows, and ``n_bytes``, the number of bytes that they take.
+        """
         with self._lock:
             return {"n_rows": len(self._rows), "n_bytes": self._n_bytes}
 
@@ -146,30 +214,34 @@ if hasattr(os, "register_at_fork"):
         before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
     )
 
-#: What ``MobileNetV2Features(memory=None)`` uses: shared by all instances of a process.
+#: The store of ``MobileNetV2Features(memory=None)``, shared by all instances in a process.
 IN_PROCESS = MemoryStore(max_bytes=512 * 2**20)
 
 
 class FeatureStore:
-    """Features kept in a directory, in one SQLite database.
+    """Store that keeps features in a directory, in one SQLite database.
 
-    Several processes may read and write at once, and one may be killed at any moment: what was
-    added before is kept whole. Nothing in it is ever unpickled.
+    Several processes may read and write at once, and any of them may be killed at any moment: what
+    was added before is kept whole. Nothing in the database is ever unpickled.
 
     Parameters
     ----------
     path : str or path
-        Directory; made where it does not exist.
+        Directory of the database; it is created when it is needed, and ``~`` is expanded.
 
-    dtype : "float32" or "float16", default="float32"
-        How rows are kept: exactly, or in half the space with about three digits.
+    dtype : {"float32", "float16"}, default="float32"
+        Type in which rows are kept: ``"float32"`` keeps them exactly, ``"float16"`` in half the
+        space with about three digits.
 
     Raises
     ------
     NotADirectoryError
-        When used, if ``path`` is a file.
+        When the store is used, if ``path`` is a file.
+    OSError
+        When the store is used, if the directory cannot be created or written.
     ValueError
-        When used, if the store was written by a newer version of this package, or is not one.
+        When the store is used, if it was written by a newer version of this package, or is not a
+        feature store.
 
     Examples
     --------
@@ -183,37 +255,47 @@ class FeatureStore:
     1
     """
 
-    def __init__(self, path, dtype="float32"):
+    def __init__(
+        self, path: str | os.PathLike[str], dtype: Literal["float32", "float16"] = "float32"
+    ) -> None:
         self.path = path
         self.dtype = dtype
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r}, dtype={self.dtype!r})"
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, str]:
         # path objects are of another class on another system
         return {"path": os.fsdecode(self.path), "dtype": self.dtype}
 
-    def fetch(self, keys):
-        """Yield ``(key, row)`` of those keys that are kept, in any order.
+    def fetch(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, _Row]]:
+        """Yield the key and the row of those keys that are kept, in any order.
 
-        A damaged row is left out, so that it is computed again, with a warning.
+        A damaged row is removed with a warning, and left out, so that it is computed again.
 
         Parameters
         ----------
-        keys : list of bytes
+        keys : iterable of bytes
+            The keys to look up.
 
         Yields
         ------
         key : bytes
+            One of the keys.
         row : ndarray of float32, shape (n_features,)
+            Its features.
+
+        Warns
+        -----
+        UserWarning
+            If rows are damaged.
         """
         damaged = []
         with self._open() as database:
             for asked in keys:
                 query = "SELECT rowid, key, dtype, checksum, value FROM rows WHERE key = ?"
                 for rowid, key, dtype, checksum, value in database.execute(query, (asked,)):
-                    # what the query promises may be false too, where the index is damaged
+                    # where the index is damaged, the row may be that of another key
                     if key != asked or checksum != _checksum(key, dtype, value):
                         damaged.append((rowid,))
                     else:
@@ -228,16 +310,25 @@ class FeatureStore:
                 stacklevel=2,
             )
 
-    def add(self, keys, rows):
+    def add(self, keys: Sequence[bytes], rows: Iterable[npt.ArrayLike]) -> None:
         """Keep rows, all or none of them; a row that is there already is replaced.
 
         Parameters
         ----------
         keys : list of bytes
+            The key of each row.
         rows : array of float32, shape (n_keys, n_features)
+            The features.
+
+        Raises
+        ------
+        ValueError
+            If the store has an unknown ``dtype``.
         """
         if self.dtype not in _STORED:
-            raise ValueError(f"dtype={self.dtype!r} of a feature store: float32 or float16.")
+            raise ValueError(
+                f"dtype={self.dtype!r} is no type of a feature store: use 'float32' or 'float16'."
+            )
         values = [np.asarray(row, dtype=_STORED[self.dtype]).tobytes() for row in rows]
         entries = [
             (key, self.dtype, _checksum(key, self.dtype.encode(), value), value)
@@ -246,24 +337,25 @@ class FeatureStore:
         with self._open() as database, database:
             database.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)", entries)
 
-    def claim(self, keys, owner):
-        """Take on those keys that are neither kept nor taken on by anybody who is still at it.
+    def claim(self, keys: Iterable[bytes], owner: str) -> set[bytes]:
+        """Claim those keys that are neither kept nor claimed by anybody else.
 
-        Processes that extract the same images at once thus share the work. A claim ends with
-        its process, where that can be seen from here, or after some minutes.
+        Processes that compute features of the same images at once share the work in this way. A
+        claim ends with its process, where that can be seen from here, or after two minutes.
 
         Parameters
         ----------
-        keys : list of bytes
+        keys : iterable of bytes
+            The keys to claim.
         owner : str
-            Who takes them on, see :func:`new_owner`.
+            The name of whoever claims them, as returned by ``new_owner``.
 
         Returns
         -------
         ours : set of bytes
             The keys that ``owner`` should compute, add and release.
         """
-        now = time.time()
+        now, keys = time.time(), list(keys)
         with self._open() as database, database:
             database.execute("BEGIN IMMEDIATE")
             database.execute("DELETE FROM claims WHERE until < ?", (now,))
@@ -279,8 +371,16 @@ class FeatureStore:
             ours = database.execute("SELECT key FROM claims WHERE owner = ?", (owner,))
             return {key for (key,) in ours} & set(keys)
 
-    def release(self, owner, keys=None):
-        """Give up what ``owner`` took on: ``keys``, or all of it."""
+    def release(self, owner: str, keys: Iterable[bytes] | None = None) -> None:
+        """Give up claims.
+
+        Parameters
+        ----------
+        owner : str
+            The name of whoever claimed the keys.
+        keys : iterable of bytes, default=None
+            The keys to give up; None for all that ``owner`` claimed.
+        """
         with self._open() as database, database:
             if keys is None:
                 database.execute("DELETE FROM claims WHERE owner = ?", (owner,))
@@ -288,15 +388,28 @@ class FeatureStore:
                 values = [(owner, key) for key in keys]
                 database.executemany("DELETE FROM claims WHERE owner = ? AND key = ?", values)
 
-    def info(self):
-        """Count what is kept, as a dict: ``path``, ``n_rows``, ``n_bytes`` (of features)."""
+    def info(self) -> _StoreInfo:
+        """Count what is kept.
+
+        Returns
+        -------
+        info : dict
+            ``path``, the directory, ``n_rows``, the number of rows, and ``n_bytes``, the number of
+            bytes that the features take.
+        """
         with self._open() as database:
             query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(value)), 0) FROM rows"
             n_rows, n_bytes = database.execute(query).fetchone()
         return {"path": str(self.path), "n_rows": n_rows, "n_bytes": n_bytes}
 
-    def prune(self, max_bytes):
-        """Remove the rows added longest ago, until at most ``max_bytes`` of features are kept."""
+    def prune(self, max_bytes: int) -> None:
+        """Remove the rows that were added longest ago.
+
+        Parameters
+        ----------
+        max_bytes : int
+            Number of bytes that the features left may take.
+        """
         with self._open() as database:
             with database:
                 database.execute(
@@ -307,19 +420,25 @@ class FeatureStore:
                 )
             database.execute("VACUUM")
 
-    def clear(self):
-        """Remove everything that is kept."""
+    def clear(self) -> None:
+        """Remove all rows."""
         self.prune(0)
 
     @contextmanager
-    def _open(self):
-        """Connect, for this call alone: a store may be pickled, forked and shared."""
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """Connect for one call alone: a store may be pickled, forked and shared."""
         path = Path(os.fspath(self.path)).expanduser()
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(
                 errno.ENOTDIR, "a feature store needs a directory, and this is a file", str(path)
             )
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"the feature store {path} cannot be created ({error.strerror or error}): name a "
+                "directory in a place where this process may write"
+            ) from error
         file = path / "features.sqlite"
         try:
             with (
@@ -332,7 +451,7 @@ class FeatureStore:
                 self._prepare(database, file)
                 yield database
         except sqlite3.OperationalError as error:
-            raise OSError(f"the feature store {file} cannot be used: {error}") from error
+            raise OSError(f"the feature store {file} cannot be used ({error})") from error
         except sqlite3.ProgrammingError:
             raise
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
@@ -341,12 +460,12 @@ class FeatureStore:
                 "features are computed again."
             ) from error
 
-    def _prepare(self, database, file):
+    def _prepare(self, database: sqlite3.Connection, file: Path) -> None:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise ValueError(
                 f"{file} was written by a newer version of sklearn-dfd (format {version}; this "
-                f"one knows {SCHEMA_VERSION}): use another directory, or a newer version."
+                f"version knows {SCHEMA_VERSION}): use another directory, or a newer version."
             )
         if version == 0:
             # pages large enough for a row, and a log that readers need not wait for
@@ -367,8 +486,8 @@ class FeatureStore:
         database.execute("PRAGMA synchronous = NORMAL")
 
 
-def _enter_write_ahead_log(database):
-    """Switch to the log; SQLite does not wait by itself while others make the same store."""
+def _enter_write_ahead_log(database: sqlite3.Connection) -> None:
+    """Switch to the log; SQLite does not wait by itself while others create the same store."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
@@ -380,18 +499,20 @@ def _enter_write_ahead_log(database):
             time.sleep(0.01)
 
 
-_STORED: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
-def _checksum(key, dtype, value):
-    """Checksum of a row, its key included; None where it cannot be one."""
+def _checksum(key: Any, dtype: Any, value: Any) -> int | None:
+    """Return the checksum of a row and its key; None where they are not even bytes."""
     if not all(isinstance(part, bytes) for part in (key, dtype, value)):
         return None
     return zlib.crc32(value, zlib.crc32(key + dtype))
 
 
-def open_store(memory):
-    """Store for the ``memory`` parameter: None, a directory, or a store."""
+def open_store(
+    memory: str | os.PathLike[str] | FeatureStore | MemoryStore | None,
+) -> FeatureStore | MemoryStore:
+    """Return the store for the ``memory`` parameter: None, a directory, or a store."""
     if memory is None:
         return IN_PROCESS
     if isinstance(memory, MemoryStore | FeatureStore):

@@ -1,13 +1,18 @@
-"""The transformer: images in, rows of features of MobileNetV2's frozen blocks out."""
+"""The transformer: from images to rows of features of the frozen blocks of MobileNetV2."""
 
+import multiprocessing
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from numbers import Integral
 from os import PathLike
+from typing import Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
@@ -30,84 +35,97 @@ from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore, open_store
 from sklearn_dfd.weights import find_weights, fingerprint, load_weights
 
-# changes whenever the same bytes would give other features: rows kept under an older one are
-# then not found, and computed again
+# changes whenever the same bytes would give other features: rows kept under an older number are
+# then not found, and computed again. What changes for some images alone is in
+# `decoding.feature_digest`, so that the rows of the others are still found.
 _PREPROCESSING = 1
 _CPU_BATCH_SIZE = 4  # the trunk's working set then stays in the cache of a core
 _GPU_BATCH_SIZE = 64
 
 
 class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator):
-    """Features of images, from the frozen first blocks of MobileNetV2.
+    """Compute features of images with the frozen first blocks of MobileNetV2.
 
-    Each image is brought upright by its EXIF orientation, converted to RGB, squashed to a square
-    (bilinear, antialiased), normalised with ImageNet's mean and standard deviation, and run
-    through torchvision's ``mobilenet_v2`` [1]_ up to and with ``features[layer]``, in evaluation
-    mode. Nothing is learned: ``fit`` loads the weights.
+    Each image is turned upright by its EXIF orientation, converted to sRGB, resized to a square
+    (aspect ratio not kept; bilinear, antialiased), normalised with ImageNet's mean and standard
+    deviation, and run through torchvision's ``mobilenet_v2`` [1]_ up to and including
+    ``features[layer]``, in evaluation mode. Nothing is learned: ``fit`` loads the weights.
 
-    The features of an image are computed once. They are kept by the image's content, so that
-    cross-validation and grid search over a pipeline find them again, whatever the order, the
-    names or the fold.
+    The features of an image are computed once. They are kept under a hash of the image's content,
+    so that cross-validation and grid search over a pipeline find them again, whatever the order,
+    the file names or the fold.
 
     Parameters
     ----------
     layer : int or "pool", default=15
         The last block, 0 to 18, or ``"pool"`` for the 1280 averaged features after all blocks.
-        Earlier blocks keep more detail, and more numbers: 12,544 an image at 10, 7,840 at 15.
+        Earlier blocks keep more detail and give more features: 12,544 per image at block 10, 7,840
+        at block 15.
 
     weights : "imagenet", path or None, default="imagenet"
-        ``"imagenet"`` is torchvision's ``MobileNet_V2_Weights.IMAGENET1K_V1``, downloaded once
-        into torch's cache and verified; a path is that of a state dict of ``mobilenet_v2``
-        saved by ``torch.save``; None gives random weights from a fixed seed.
+        Weights of the network. ``"imagenet"`` stands for torchvision's
+        ``MobileNet_V2_Weights.IMAGENET1K_V1``, downloaded once into torch's cache and verified; a
+        path is that of a state dict of ``mobilenet_v2`` saved by ``torch.save``; None gives random
+        weights from a fixed seed.
 
     image_size : int, default=224
-        Side of the square that images are squashed to, in pixels; 32 or more.
+        Side of the square that images are resized to, in pixels; 32 or more.
 
     batch_size : int or "auto", default="auto"
-        Images a pass. ``"auto"`` takes 4 on the CPU and 64 on other devices.
+        Number of images per pass. ``"auto"`` takes 4 on the CPU and 64 on other devices.
 
     device : str or list of str, default="auto"
-        ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-        Of several, as ``["cuda:0", "cuda:1"]``, one is held while images are computed: whatever
-        computes at the same time, in threads or processes, holds another, or waits.
+        Device that runs the network: ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``,
+        ``"cuda"``, ``"cuda:1"`` or ``"mps"``. Of several, such as ``["cuda:0", "cuda:1"]``, one is
+        held while images are computed: whatever computes at the same time, in threads or
+        processes, holds another one, or waits.
 
     engine : {"auto", "torch", "onnxruntime"}, default="auto"
-        What runs the network. ``"auto"`` takes onnxruntime where it is installed
+        Library that runs the network. ``"auto"`` takes onnxruntime where it is installed
         (``pip install "sklearn-dfd[onnx]"``), on the CPU in float32, and torch otherwise. The
         features differ by rounding.
 
     precision : {"float32", "bfloat16"}, default="float32"
-        Of the computation; the features are float32 in any case. ``"bfloat16"``, for processors
-        that are fast at it, is off by some per cent.
+        Precision of the computation; the features are float32 in any case. ``"bfloat16"`` is meant
+        for processors that are fast at it; its features differ by some per cent.
 
     memory : None, path, FeatureStore or MemoryStore, default=None
-        Where features are kept. None is the memory of this process, the latest 512 MiB of them,
-        17,000 images of layer 15 (``sklearn_dfd.feature_store.IN_PROCESS.max_bytes``); each worker
-        of ``n_jobs`` then has its own. A path is a directory that processes share, today and
-        later: an image is computed once.
+        Place where features are kept. None is the memory of this process, which keeps the latest
+        512 MiB, 17,000 images of layer 15 (``sklearn_dfd.feature_store.IN_PROCESS.max_bytes``);
+        each worker of ``n_jobs`` then has its own. A path is that of a directory which processes
+        share, today and later: an image is computed once. It is found by the content of images.
+        ``Pipeline(memory=...)`` of scikit-learn is something else: it keeps the whole result of
+        ``fit_transform`` under a hash of its arguments. For a list of paths these are the file
+        names, so that a changed file is not noticed, and each fold and each ``transform`` is
+        computed anew. Leave it None.
 
     n_jobs : int, default=None
-        Threads, of one core each, that decode images and run the trunk. None takes as many as
-        torch would use in this process; -1 all cores that it may use.
+        Number of threads, of one core each, that decode images and run the trunk. None takes as
+        many as torch would use in this process; -1 all cores that it may use.
 
     max_pixels : int or None, default=None
-        Pixels above which an image file is not decoded, but an image that cannot be used. None
-        takes ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million unless you changed it; beyond twice that
-        number Pillow itself refuses. Any other limit than these 89 million is also held against
-        images whose features are kept, which takes about as long as finding them.
+        Number of pixels above which an image file is not decoded and counts as an image that
+        cannot be used. A number decides alone, also above the limit that Pillow is set to, and
+        reaches the workers of ``n_jobs`` with the estimator. While images are read under a number
+        above Pillow's limit, that limit is lifted in the process. None takes
+        ``PIL.Image.MAX_IMAGE_PIXELS`` as each process has set it, 89 million by default. Any limit
+        other than these 89 million is also applied to images whose features are kept, which takes
+        about as long as finding them.
 
     on_error : {"raise", "nan"}, default="raise"
-        What an image that cannot be used does: an error that names it, or a row of NaN and a
-        warning that names it.
+        What happens to an image that cannot be used: ``"raise"`` raises an error that names all of
+        them; ``"nan"`` gives rows of NaN and a warning that names them.
+        :class:`DeepFakeClassifier` takes no rows of NaN: in a pipeline with it leave the default,
+        and use :func:`~sklearn_dfd.detect`, which judges the other images.
 
     verbose : int, default=0
-        1 shows a bar of the images that are computed.
+        Verbosity; 1 shows a progress bar of the images that are computed.
 
     store_weights_in_pickle : bool, default=True
-        Whether a saved transformer, by pickle, joblib or skops, holds ``weights_``. With False it
-        holds their fingerprint alone, and once loaded takes them from ``weights`` when it computes
-        (``set_params(weights=...)`` names another place). Others than those of the fingerprint are
-        an error.
+        Whether a transformer saved by pickle, joblib or skops holds ``weights_``. With False it
+        holds their fingerprint alone and, once loaded, takes them from ``weights`` when it computes
+        (``set_params(weights=...)`` names another place). Weights with another fingerprint are
+        refused.
 
     Attributes
     ----------
@@ -116,20 +134,32 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     weights_ : dict of str to ndarray
         Weights of the blocks up to ``layer``, so that a saved transformer needs no other file.
-        Not there after loading one saved with ``store_weights_in_pickle=False``.
+        Absent after loading a transformer saved with ``store_weights_in_pickle=False``.
 
     fingerprint_ : str
         Hash of ``weights_``.
 
     n_features_in_ : int
-        1, only where ``X`` was a table or an array with one column.
+        Always 1; present only where ``X`` was a table or an array with one column.
 
     feature_names_in_ : ndarray of shape (1,)
-        The name of that column, only where it has one.
+        The name of that column; present only where it has one.
 
     See Also
     --------
     DeepFakeClassifier : Trains the blocks after ``layer``.
+
+    Notes
+    -----
+    Colours are converted to sRGB where a file, or a PIL image, embeds a profile of another RGB or
+    CMYK colour space, such as the Display P3 of phones. Files without a profile, with a damaged
+    one, or with one of a grey image are taken for sRGB.
+
+    What a process sets in Pillow stays in that process and does not reach the workers of
+    ``n_jobs``: ``PIL.Image.MAX_IMAGE_PIXELS`` (use ``max_pixels``),
+    ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` (features of files that are read under it are kept
+    apart from others), and plugins for further formats. HEIC photographs are read, in all
+    processes, where pillow-heif is installed.
 
     References
     ----------
@@ -145,7 +175,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     (2, 7840)
     """
 
-    _parameter_constraints: dict = {  # noqa: RUF012
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
         "layer": [Interval(Integral, 0, LAST_BLOCK, closed="both"), StrOptions({"pool"})],
         "weights": [str, PathLike, None],
         "image_size": [Interval(Integral, 32, None, closed="left")],
@@ -161,8 +191,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         "store_weights_in_pickle": ["boolean"],
     }
 
-    # what a file of an earlier release did, by each parameter that has come since
-    _parameters_of_older_files: dict = {  # noqa: RUF012
+    # the value that stands for what older releases did, for each parameter added since
+    _parameters_of_older_files: dict[str, Any] = {  # noqa: RUF012
         "engine": "torch",
         "precision": "float32",
         "verbose": 0,
@@ -172,21 +202,21 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     def __init__(
         self,
-        layer=15,
+        layer: int | Literal["pool"] = 15,
         *,
-        weights="imagenet",
-        image_size=224,
-        batch_size="auto",
-        device="auto",
-        engine="auto",
-        precision="float32",
-        memory=None,
-        n_jobs=None,
-        max_pixels=None,
-        on_error="raise",
-        verbose=0,
-        store_weights_in_pickle=True,
-    ):
+        weights: str | PathLike[str] | None = "imagenet",
+        image_size: int = 224,
+        batch_size: int | Literal["auto"] = "auto",
+        device: str | torch.device | list[str] | list[torch.device] = "auto",
+        engine: Literal["auto", "torch", "onnxruntime"] = "auto",
+        precision: Literal["float32", "bfloat16"] = "float32",
+        memory: str | PathLike[str] | FeatureStore | MemoryStore | None = None,
+        n_jobs: int | None = None,
+        max_pixels: int | None = None,
+        on_error: Literal["raise", "nan"] = "raise",
+        verbose: int = 0,
+        store_weights_in_pickle: bool = True,
+    ) -> None:
         self.layer = layer
         self.weights = weights
         self.image_size = image_size
@@ -202,28 +232,32 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         self.store_weights_in_pickle = store_weights_in_pickle
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
-        """Load the weights; the images are counted, not read.
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Load the weights; the images are counted, but not read.
 
         Parameters
         ----------
-        X : sequence of images
-            See :meth:`transform`.
+        X : sequence of n_images images
+            The images; see :meth:`transform`.
 
         y : None
-            Ignored; here by convention.
+            Ignored; present by convention.
 
         Returns
         -------
         self : MobileNetV2Features
-            Fitted.
+            The fitted transformer.
 
         Raises
         ------
         WeightsError
-            An OSError and a ValueError: the weights cannot be had. Says what to do.
-        ValueError, TypeError
-            If ``X`` is not a collection of images, or the device is not there.
+            If the weights cannot be found or are not MobileNetV2's. It is an OSError and a
+            ValueError, and says where they can be put.
+        TypeError
+            If ``X`` is not a collection of images.
+        ValueError
+            If ``X`` holds no images or arrays of another shape, a parameter is out of its range,
+            or the device does not exist on this machine.
         ImportError
             If the engine is not installed.
         """
@@ -242,17 +276,23 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         task.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes={})
         return self
 
-    def transform(self, X):
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:
         """Compute the features of images, or find them again.
 
-        All images are opened and their headers checked before the first is computed.
+        Of more than 64 images all are opened and their headers checked before the first is
+        computed.
 
         Parameters
         ----------
         X : sequence of n_images images
-            Paths (str or Path), PIL images, uint8 arrays of shape (H, W), (H, W, 3) or
-            (H, W, 4), or encoded bytes, of any sizes; or one uint8 array of shape
-            (n_images, H, W) or (n_images, H, W, 3). Also a column of a table.
+            A list, 1-D array, Series or one-column table of images of any size: paths (str or
+            Path, ``~`` is expanded; also `zipfile.Path`), PIL images, encoded bytes, binary file
+            objects, or uint8 arrays of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Or one
+            uint8 array of shape (n_images, H, W) or (n_images, H, W, C) with C of 1, 3 or 4.
+            Colour arrays are in RGB order; those of OpenCV are in BGR order: pass
+            ``image[..., ::-1]`` of what ``cv2.imread`` returns, or
+            ``cv2.cvtColor(image, cv2.COLOR_BGR2RGB)``. Files that are open, unlike their paths,
+            cannot be sent to the workers of ``n_jobs``.
 
         Returns
         -------
@@ -262,31 +302,42 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         Raises
         ------
         ImageError
-            An OSError and a ValueError, that names rows and paths of images which are missing,
-            not images, damaged or too large. With ``on_error="nan"`` a warning instead. What was
+            If images are missing, no images, damaged or too large, unless ``on_error="nan"``. It
+            is an OSError and a ValueError, and names the rows and paths of all of them. What was
             computed before stays in ``memory``.
-        TypeError, ValueError
-            If ``X`` is not a collection of images, or a column of another name.
+        TypeError
+            If ``X`` is not a collection of images.
+        ValueError
+            If ``X`` holds no images or arrays of another shape, or is a column of another name
+            than in ``fit``.
+        NotFittedError
+            If the transformer is not fitted.
         WeightsError
-            An OSError and a ValueError: the transformer was saved without its weights, and
-            ``weights`` does not give them.
+            If the transformer was saved without its weights, and ``weights`` does not provide
+            them. It is an OSError and a ValueError.
         """
         features, failures = features_and_failures(self, X)
         if failures:
             warnings.warn(rows_of_nan(failures, len(features)), stacklevel=2)
         return features
 
-    def get_feature_names_out(self, input_features=None):
-        """Names of the columns: ``mobilenetv2_block15_0`` and so on.
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
+        """Return the names of the columns: ``mobilenetv2_block15_0`` and so on.
 
         Parameters
         ----------
         input_features : array-like of str, default=None
-            Ignored: a column of images has no names worth keeping.
+            Ignored, since the features have nothing to do with the name of the column of images.
 
         Returns
         -------
         names : ndarray of object, shape (n_features,)
+            One name per feature.
+
+        Raises
+        ------
+        NotFittedError
+            If the transformer is not fitted.
         """
         check_is_fitted(self)
         block = "pool" if self.layer_ == "pool" else f"block{self.layer_}"
@@ -295,10 +346,10 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         )
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return self._n_features()
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
@@ -306,7 +357,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _network(self, device):
+    def _network(self, device: torch.device) -> tuple[Callable[[Any], Any], int]:
         """Return the trunk as a function from pixels to rows, and the batch size."""
         engine = resolve_engine(self.engine, device, self.precision, fitted=True)
         weights = _Weights(trunk_weights(self), self.fingerprint_)
@@ -316,23 +367,45 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             batch_size = _CPU_BATCH_SIZE if device.type == "cpu" else _GPU_BATCH_SIZE
         return run, batch_size
 
-    def __getstate__(self):
-        """Leave the weights out where ``store_weights_in_pickle`` says so."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is saved; without the weights if ``store_weights_in_pickle`` is False."""
         state = saved_state(super().__getstate__())
         if not self.store_weights_in_pickle:
             state.pop("weights_", None)
         return state
 
-    def __setstate__(self, state):
-        """Take the state of this release or of an earlier one."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the state that this release or an earlier one saved."""
         super().__setstate__(restored_state(self, state))
 
-    def _n_features(self):
+    def _n_features(self) -> int:
         return int(np.prod(feature_shape(self.layer_, self.image_size)))
 
 
-def features_and_failures(transformer, X):
-    """Return the features, and row, name and reason of each image whose row is NaN."""
+def features_and_failures(
+    transformer: MobileNetV2Features, X: Any
+) -> tuple[npt.NDArray[np.float32], list[tuple[int, str, str]]]:
+    """Compute the features of images, without a warning for those that cannot be used.
+
+    Parameters
+    ----------
+    transformer : MobileNetV2Features
+        Fitted.
+    X : sequence of n_images images
+        See :meth:`MobileNetV2Features.transform`.
+
+    Returns
+    -------
+    features : ndarray of float32, shape (n_images, n_features)
+        The features.
+    failures : list of (int, str, str)
+        Row, name and reason of each image whose row is NaN.
+
+    Raises
+    ------
+    ImageError
+        If images cannot be used, unless ``on_error="nan"``.
+    """
     check_is_fitted(transformer)
     images = as_image_list(X)
     if hasattr(transformer, "n_features_in_") and len(getattr(X, "shape", ())) == 2:
@@ -353,7 +426,9 @@ def features_and_failures(transformer, X):
             transformer.max_pixels,
         )
         extraction.survey()
-        if extraction.missing and (go_on or not extraction.failures):
+        if extraction.failures and not go_on:
+            extraction.find_faults(transformer.image_size)
+        elif extraction.missing:
             with (
                 working_device(transformer.device, fitted=True) as device,
                 tqdm(
@@ -367,14 +442,43 @@ def features_and_failures(transformer, X):
     features, faults = extraction.features, extraction.failures
     failures = [(row, describe(images[row]), faults[row]) for row in sorted(faults)]
     if failures and not go_on:
-        raise ImageError(failures, len(images))
+        raise ImageError(failures, len(images), hint=_what_to_do())
     features[sorted(faults)] = np.nan
     origin = Origin(transformer.layer_, transformer.image_size, transformer.fingerprint_)
     return FeatureRows(features, origin), failures
 
 
-def trunk_weights(transformer):
-    """Return the weights, found again where a file left them out."""
+def _what_to_do() -> str:
+    hint = (
+        "Repair them, or leave their rows out; a fitted detector judges the others with "
+        'sklearn_dfd.detect. (MobileNetV2Features(on_error="nan") gives rows of NaN in their '
+        "place, which DeepFakeClassifier does not take.)"
+    )
+    if multiprocessing.current_process().name != "MainProcess":
+        hint += (
+            " This is a worker process: plugins and settings of Pillow that the main process has "
+            "made do not reach it."
+        )
+    return hint
+
+
+def trunk_weights(transformer: MobileNetV2Features) -> dict[str, npt.NDArray[Any]]:
+    """Return the weights of a fitted transformer, found again where a file left them out.
+
+    Parameters
+    ----------
+    transformer : MobileNetV2Features
+        Fitted.
+
+    Returns
+    -------
+    weights : dict of str to ndarray
+
+    Raises
+    ------
+    WeightsError
+        If they were not saved, and the parameter ``weights`` does not provide them.
+    """
     if hasattr(transformer, "weights_"):
         return transformer.weights_
     return find_weights(
@@ -385,18 +489,20 @@ def trunk_weights(transformer):
 class _Weights:
     """Weights that compare by their fingerprint, to find a trunk that was built from them."""
 
-    def __init__(self, arrays, fingerprint):
+    def __init__(self, arrays: dict[str, npt.NDArray[Any]], fingerprint: str) -> None:
         self.arrays, self.fingerprint = arrays, fingerprint
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.fingerprint)
 
-    def __eq__(self, other):
-        return self.fingerprint == other.fingerprint
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Weights) and self.fingerprint == other.fingerprint
 
 
 @lru_cache(maxsize=8)  # devices of a machine, times layers in use
-def _trunk(weights, layer, device, engine, precision):
+def _trunk(
+    weights: _Weights, layer: int | str, device: torch.device, engine: str, precision: str
+) -> Callable[[Any], Any]:
     """Build the trunk and what runs it; clones in a cross-validation share it."""
     with own_torch_state(device):
         trunk = Trunk(weights.arrays, layer, getattr(torch, precision))

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from sklearn_dfd import MobileNetV2Features, augmentation
-from sklearn_dfd._core.images.decoding import content_digest, load_rgb, to_rgb
-from sklearn_dfd._core.images.sources import read_source
+from sklearn_dfd._core.images.decoding import content_digest, load_rgb, squash, to_rgb
+from sklearn_dfd._core.images.sources import read_all, read_source
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.exceptions import ImageError
@@ -83,8 +84,8 @@ def test_digest_tells_source_seed_and_recipe_apart(path, monkeypatch):
     views.append(View(View(path, 0), 0))
     digests = {digest(view) for view in views} | {digest(path), digest(PIXELS)}
     assert len(digests) == len(views) + 2
-    version = augmentation._Recipe(augmentation._sharing, 2)
-    monkeypatch.setitem(augmentation._RECIPES, "sharing", version)
+    version = augmentation._Recipe(augmentation._gentle, 2)
+    monkeypatch.setitem(augmentation._RECIPES, "gentle", version)
     assert digest(View(path, 0)) not in digests
 
 
@@ -168,11 +169,11 @@ def test_view_is_small_hashable_and_immutable():
         hash(View(PIXELS, 3))
     with pytest.raises(AttributeError):
         view.seed = 4
-    assert repr(View(b"12", 3)) == "<View 3 ('sharing') of 2 bytes>"
+    assert repr(View(b"12", 3)) == "<View 3 ('gentle') of 2 bytes>"
 
 
 def test_unknown_recipe():
-    with pytest.raises(ValueError, match="recipe is 'sepia'; there are sharing, gentle, contrast"):
+    with pytest.raises(ValueError, match="must be one of 'gentle', 'sharing', 'contrast'"):
         View("a.jpg", 0, "sepia")
 
 
@@ -266,7 +267,7 @@ def test_sharing_does_all_that_it_says(monkeypatch):
     seeds = range(400)
     areas = []
     for seed in seeds:
-        height, width, _ = render(View(PIXELS, seed)).shape
+        height, width, _ = render(View(PIXELS, seed, "sharing")).shape
         areas.append(height * width / (60 * 80))
         assert 0.85 < (width / height) / (80 / 60) < 1.18
     assert 0.78 < min(areas) < 0.82
@@ -306,7 +307,7 @@ def test_half_of_the_views_are_recoloured():
 def test_large_photographs_are_scaled_down():
     large = np.asarray(PHOTO.resize((1500, 1200)))
     for seed in range(4):
-        assert max(render(View(large, seed)).shape) == 1024
+        assert max(render(View(large, seed, "sharing")).shape) == 1024
 
 
 # in X --------------------------------------------------------------------------------------------
@@ -371,7 +372,7 @@ def test_augmenter_adds_views():
     assert y.tolist() == ["real", "fake", "real"] * 3
     assert [view.source for view in X[3:]] == PATHS * 2
     assert len(set(X[3:])) == 6
-    assert {view.recipe for view in X[3:]} == {"sharing"}
+    assert {view.recipe for view in X[3:]} == {"gentle"}
     assert augmenter.sample_indices_.tolist() == [0, 1, 2] * 3
 
 
@@ -500,3 +501,15 @@ def test_views_of_real_faces(real_faces):
         original = load_rgb(read_source(getattr(image, "source", image)), 64).astype(float)
         close = [np.corrcoef(p.ravel(), original.ravel())[0, 1] for p in (pixels, pixels[:, ::-1])]
         assert max(close) > 0.6  # still this photograph
+
+
+def test_mirroring_after_resizing_gives_the_same_bits():
+    """So that a photograph and its mirror image are decoded and resized once."""
+    rng = np.random.default_rng(0)
+    for side in (32, 37, 64, 160, 224):
+        for _ in range(30):
+            height, width = rng.integers(2, 400, 2)
+            pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            view = View(pixels, 0, "mirrored")
+            (square,) = read_all([view], partial(load_rgb, image_size=side))
+            np.testing.assert_array_equal(square, squash(view.to_image(), side))

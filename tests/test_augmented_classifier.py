@@ -3,6 +3,7 @@
 import joblib
 import numpy as np
 import pytest
+from image_files import encode
 from PIL import Image
 from sklearn import config_context
 from sklearn.base import clone
@@ -81,8 +82,9 @@ def test_no_view_of_what_is_tested_is_trained_on(pipe, photos, seen):
         detector, {"estimator__classifier__lr": [1e-4, 1e-3]}, cv=GroupKFold(2), refit=False
     )
     search.fit(photos.data, photos.target, groups=photos.groups)
-    assert len(seen) == 4 * 3  # training, testing, mirror images
-    for training, testing, mirrored in zip(seen[::3], seen[1::3], seen[2::3], strict=True):
+    assert len(seen) == 4 * 2  # training; testing with mirror images
+    for training, tested in zip(seen[::2], seen[1::2], strict=True):
+        testing, mirrored = tested[::2], tested[1::2]
         assert sum(isinstance(image, View) for image in training) == 2 * 12
         assert not any(isinstance(image, View) for image in testing)
         assert [view.source for view in mirrored] == testing
@@ -91,7 +93,7 @@ def test_no_view_of_what_is_tested_is_trained_on(pipe, photos, seen):
         assert len(trained) == 12
         assert not groups & {photos.groups[list(photos.data).index(path)] for path in testing}
     # candidates and folds are given the same views of a photograph: each is computed once
-    views = {image for training in seen[::3] for image in training if isinstance(image, View)}
+    views = {image for training in seen[::2] for image in training if isinstance(image, View)}
     assert len(views) == 2 * 24
 
 
@@ -317,6 +319,62 @@ def test_photographs_are_named_and_not_their_views(pipe, photos):
         AugmentedClassifier(named, n_views=2).fit(faulty, photos.target)
     with pytest.raises(ValueError, match="requires y to be passed"):
         AugmentedClassifier(pipe).fit(X, None)
+
+
+def test_photographs_to_validate_on_are_told_from_those_to_train_on(pipe, photos):
+    """Also where both are as many, and of the same names in the same rows."""
+    X, y = list(photos.data), photos.target
+    faulty = [*X[:-1], "absent.jpg"]
+    detector = AugmentedClassifier(pipe, n_views=0)
+    for n_views in (0, 1):
+        detector.set_params(n_views=n_views)
+        for X_val in (faulty, faulty * (n_views + 1)):
+            options = {"X_val": X_val, "y_val": np.resize(y, len(X_val))}
+            with pytest.raises(ImageError, match=r"row 23 \('absent\.jpg'\).* in X_val") as caught:
+                detector.fit(X, y, **options)
+            assert caught.value.n_images == len(X_val)
+            with pytest.raises(ImageError, match=r"^1 of 24 images.*row 23 ") as caught:
+                detector.fit(faulty, y, **options)
+            assert "X_val" not in str(caught.value)
+
+
+def test_limits_of_pixels_are_those_of_the_transformer(pipe, photos):
+    pipe.set_params(features__max_pixels=1000)
+    large = [*photos.data[:-1], np.zeros((64, 64, 3), np.uint8)]
+    with pytest.raises(ImageError, match=r"^1 of 24 images.*row 23 .*too large") as caught:
+        AugmentedClassifier(pipe, n_views=1).fit(
+            _as_files(large), photos.target, X_val=photos.data, y_val=photos.target
+        )
+    assert "X_val" not in str(caught.value)
+
+
+def _as_files(images):
+    return [encode(Image.fromarray(x), "PNG") if isinstance(x, np.ndarray) else x for x in images]
+
+
+def test_errors_of_judging_name_each_photograph_once(pipe, photos):
+    detector = AugmentedClassifier(pipe, n_views=0).fit(photos.data, photos.target)
+    with pytest.raises(ImageError, match=r"sklearn_dfd\.detect") as caught:
+        detector.predict_proba([*photos.data[:2], "absent.jpg", photos.data[2], "gone.jpg"])
+    assert [row for row, _, _ in caught.value.failures] == [2, 4]
+    assert caught.value.n_images == 5 and caught.value.failures[0][1] == "'absent.jpg'"
+
+
+def test_weights_of_photographs_to_validate_on_reach_a_classifier_that_takes_them(photos):
+    class Taking(DummyClassifier):
+        def fit(self, X, y, X_val=None, y_val=None, sample_weight_val=None):
+            self.received_ = sample_weight_val
+            return super().fit(X, y)
+
+    weight = np.arange(24.0)
+    options = {"X_val": photos.data, "y_val": photos.target, "sample_weight_val": weight}
+    detector = AugmentedClassifier(Taking(), n_views=1)
+    detector.fit(photos.data, photos.target, **options)
+    assert detector.estimator_.received_ is weight
+    with pytest.raises(ValueError, match="takes no sample_weight_val"):
+        AugmentedClassifier(KNeighborsClassifier(), n_views=1).fit(
+            photos.data, photos.target, sample_weight_val=weight
+        )
 
 
 def _through_bytes(images):

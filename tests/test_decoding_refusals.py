@@ -2,15 +2,27 @@
 
 import io
 import random
+import re
 import struct
+import sys
+import types
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from image_files import RGB, encode, photo, picture
 from PIL import ExifTags, Image, ImageFile
 
-from sklearn_dfd._core.images.decoding import MIN_SIDE, check_header, load_rgb, to_rgb
+from sklearn_dfd._core.images.decoding import (
+    MIN_SIDE,
+    check_header,
+    content_digest,
+    feature_digest,
+    load_rgb,
+    to_rgb,
+)
+from sklearn_dfd._core.images.sources import as_image_list, read_source
 
 # check_header ------------------------------------------------------------------------------------
 
@@ -92,6 +104,154 @@ def test_decompression_limit_is_that_of_pillow_now(monkeypatch):
     check_header(huge_png(30_000, 30_000))
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "MPO"])
+def test_a_limit_that_is_given_decides_alone(format, monkeypatch):
+    options = {"save_all": True, "append_images": [RGB]} if format == "MPO" else {}
+    raw = encode(RGB.resize((30, 20)), format, **options)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses more than 200
+    with pytest.raises(ValueError, match=r"MAX_IMAGE_PIXELS is 100.*max_pixels"):
+        check_header(raw)
+    for limit in (600, 10**9):
+        check_header(raw, limit)
+        assert to_rgb(raw, limit).size == (30, 20)
+    with pytest.raises(ValueError, match=r"max_pixels is 599"):
+        check_header(raw, 599)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_limit_that_is_given_leaves_others_theirs(monkeypatch):
+    """Threads that read at the same time, under Pillow's own limit."""
+    raw = photo()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+
+    def refused(i):
+        if i % 2:
+            return to_rgb(raw, 10**6).size == (96, 64)
+        with pytest.raises(ValueError, match="MAX_IMAGE_PIXELS is 100"):
+            check_header(raw)
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(refused, range(400)))
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize(
+    ("raw", "advice"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", r"HEIC photograph.*pip install pillow-heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", r"HEIC photograph.*pip install pillow-heif"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "a video: save its frames"),
+        (b"\x1a\x45\xdf\xa3webm", "a video: save its frames"),
+        (b"RIFF\0\0\0\0AVI LIST", "a video: save its frames"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\n<HTML>", "a web page"),
+        (b"<?xml version='1.0'?><svg/>", "an SVG drawing"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"\x93NUMPY\x01\0", r"np\.load"),
+        (b"PK\x03\x04", r"zipfile\.Path"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"%!PS-Adobe-3.0", "a PostScript program"),
+    ],
+)
+def test_files_that_are_no_images_are_called_what_they_are(raw, advice, monkeypatch):
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ValueError, match=rf"no image format that can be read: .*{advice}"):
+        check_header(raw)
+
+
+def test_plugin_that_is_installed_is_registered_where_it_is_needed(monkeypatch):
+    """In a worker process nobody has done so."""
+    raw = b"\0\0\0\x18ftypheic" + encode(RGB, "PNG")
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+
+    def opened(file, name):
+        return Image.open(io.BytesIO(file.read()[12:]))
+
+    def register_heif_opener():
+        Image.register_open("HEIF", opened, lambda prefix: prefix[4:12] == b"ftypheic")
+
+    plugin = types.SimpleNamespace(register_heif_opener=register_heif_opener)
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    check_header(raw)
+    assert np.array_equal(to_rgb(raw), RGB)
+
+
+def test_truncated_files_that_pillow_is_told_to_load_have_other_features(monkeypatch):
+    raw = photo()
+    truncated = raw[: len(raw) * 3 // 4]
+    strict = feature_digest(truncated), feature_digest(raw)
+    with pytest.raises(ValueError, match="truncated"):
+        to_rgb(truncated)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert to_rgb(truncated).size == (96, 64)
+    lenient = feature_digest(truncated), feature_digest(raw)
+    assert len({*strict, *lenient}) == 4
+    assert feature_digest(RGB) == content_digest(RGB)
+    assert feature_digest(picture()) == content_digest(picture())
+
+
+# arrays of another dtype -------------------------------------------------------------------------
+
+
+def code_in(message):
+    """The expression that a message says to use."""
+    converted = re.search(r"convert them with (.*?)(?: if |$)", message)
+    return (converted or re.search(r"is expected: (.*?) where ", message))[1]
+
+
+GREY = np.linspace(0, 255, 35).round().reshape(5, 7)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        GREY.astype(np.int64),
+        GREY.astype(np.int32),
+        GREY.astype(np.uint16),
+        GREY.astype(np.float32),
+        GREY,
+        GREY / 255,
+        (GREY / 255).astype(np.float16),
+        (GREY * 257).astype(np.uint16),
+        (GREY * 257).astype(np.int64),
+        (GREY > 100),
+        (GREY > 100).astype(np.int64),
+    ],
+    ids=lambda wrong: f"{wrong.dtype}-{wrong.max()}",
+)
+@pytest.mark.parametrize("name", ["X", "image"])
+def test_hints_followed_to_the_letter(wrong, name):
+    if name == "X":
+        array, check = np.repeat(wrong[np.newaxis, ..., np.newaxis], 2, 0), as_image_list
+    else:
+        array, check = wrong, read_source
+    with pytest.raises(TypeError, match="uint8 from 0 to 255 is expected") as caught:
+        check(array)
+    right = eval(code_in(str(caught.value)), {"np": np, name: array})
+    check(right)
+    expected = (
+        np.where(wrong > 0, 255, 0) if wrong.max() == 1 and wrong.dtype.kind in "bi" else GREY
+    )
+    assert np.array_equal(right.reshape(-1, 5, 7)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (GREY / 64 - 2, r"from -2 to 1\.984, as after a normalisation: undo it first"),
+        (np.where(GREY == 0, np.nan, GREY), "not finite"),
+        (GREY.astype(complex), "no pixels"),
+        (GREY.astype("M8[s]"), "no pixels"),
+    ],
+)
+def test_values_that_no_conversion_makes_pixels(wrong, message):
+    with pytest.raises(TypeError, match=message):
+        read_source(wrong)
+
+
 # to_rgb ------------------------------------------------------------------------------------------
 
 
@@ -127,11 +287,26 @@ def test_interrupts_pass(monkeypatch):
         to_rgb(photo())
 
 
-def test_closed_pil_image():
-    image = RGB.copy()
-    image.close()
-    with pytest.raises(ValueError, match="truncated or damaged"):
-        to_rgb(image)
+@pytest.mark.parametrize("format", [None, "JPEG", "PNG", "GIF", "TIFF"])
+def test_closed_pil_image(format, tmp_path):
+    if format is None:
+        image = RGB.copy()
+        image.close()
+    else:
+        (tmp_path / "image").write_bytes(photo(format))
+        with Image.open(tmp_path / "image") as image:
+            pass
+    for use in (to_rgb, content_digest):
+        with pytest.raises(ValueError, match=r"closed before it was read: call its load\(\)"):
+            use(image)
+
+
+def test_closed_after_it_was_read(tmp_path):
+    """As the message says."""
+    (tmp_path / "image").write_bytes(photo())
+    with Image.open(tmp_path / "image") as image:
+        image.load()
+    assert np.array_equal(to_rgb(image), to_rgb(tmp_path.joinpath("image").read_bytes()))
 
 
 def mutated(raw, rng):

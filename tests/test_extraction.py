@@ -14,7 +14,10 @@ from counted_extraction import PATIENCE, RECIPE, SIDE, WIDTH, Network, extract, 
 from PIL import Image
 
 from sklearn_dfd import feature_store
+from sklearn_dfd._core import extraction
 from sklearn_dfd._core.extraction import Extraction
+from sklearn_dfd._core.images import sources
+from sklearn_dfd.augmentation import View
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner
 
 pytestmark = pytest.mark.usefixtures("no_endless_waiting")
@@ -119,12 +122,13 @@ def bad_files(tmp_path):
 
 def test_failures_of_the_survey(files, bad_files, store, pool):
     images = [files[0], bad_files["text"], bad_files["missing"], files[1], bad_files["text"]]
+    images += [files[0]] * 60  # headers are checked where not all is decoded at once
     job = Extraction(images, WIDTH, RECIPE, store, pool)
     job.survey()
     assert sorted(job.failures) == [1, 2, 4]
     assert "format" in job.failures[1] and job.failures[1] == job.failures[4]
     assert "not exist" in job.failures[2]
-    assert sorted(job.missing.values()) == [[0], [3]]
+    assert sorted(job.missing.values()) == [[0, *range(5, 65)], [3]]
 
 
 def test_going_on_after_failures(files, bad_files, pixels, store):
@@ -157,6 +161,64 @@ def test_stopping_at_a_failure_keeps_what_was_computed(files, bad_files, pixels,
     # and all claims are given up
     extract(files, network, store)
     network.assert_saw_once(pixels)
+
+
+def test_all_that_is_damaged_is_named_at_once(files, bad_files, pixels, store):
+    """Whether the header shows it or the data alone, wherever it stands."""
+    bad = bad_files["truncated"]
+    other = bad.with_name("other.png")
+    other.write_bytes(bad.read_bytes()[:-100])
+    network = Network(0.001)
+    images = [bad, *files, other, bad]
+    job = extract(images, network, store, batch_size=2)
+    assert sorted(job.failures) == [0, 151, 152]
+    assert 0 < len(network.seen) < 100
+    assert store.info()["n_rows"] == len(network.seen)
+
+
+def test_of_a_photograph_and_its_views_the_photograph_is_decoded(bad_files, files, store, pool):
+    bad = str(bad_files["truncated"])
+    images = [
+        x for path in (bad, str(files[0])) for x in (path, *(View(path, i) for i in range(8)))
+    ]
+    job = Extraction(images, WIDTH, RECIPE, store, pool)
+    job.survey()
+    assert len(job.missing) == 18 and not job.failures
+    decoded = []
+
+    def watched(raw, *args, original=extraction.load_rgb):
+        decoded.append(raw)
+        return original(raw, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, "load_rgb", watched)
+        job.find_faults(SIDE)
+    assert sorted(job.failures) == list(range(9))
+    assert len(decoded) == 2
+
+
+def test_a_photograph_beside_its_mirror_image_is_read_and_decoded_once(files, store, monkeypatch):
+    counts = {"read": 0, "decoded": 0}
+
+    def read(source, original=sources.read_source):
+        counts["read"] += 1
+        return original(source)
+
+    def decode(*args, original=extraction.load_rgb):
+        counts["decoded"] += 1
+        return original(*args)
+
+    monkeypatch.setattr(sources, "read_source", read)
+    monkeypatch.setattr(extraction, "load_rgb", decode)
+    paths = [str(path) for path in files]
+    both = [x for path in paths for x in (path, View(path, 0, "mirrored"))]
+    done = extract(both, rows_of, store)
+    assert counts == {"read": 150, "decoded": 150}
+    alone = extract([View(path, 0, "mirrored") for path in paths], rows_of, MemoryStore(10**9))
+    np.testing.assert_array_equal(done.features[1::2], alone.features)
+    # and each row is kept under the key that it has by itself
+    kept = extract([View(path, 0, "mirrored") for path in paths], rows_of, store)
+    assert not kept.missing
 
 
 def test_network_that_fails_gives_its_claims_up(files, pixels, store):

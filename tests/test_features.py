@@ -9,7 +9,8 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from PIL import Image
+from image_files import DISPLAY_P3, encode, picture
+from PIL import Image, ImageFile
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
@@ -18,6 +19,7 @@ from torchvision.models import mobilenet_v2
 
 from sklearn_dfd import MobileNetV2Features, features
 from sklearn_dfd._core import extraction
+from sklearn_dfd._core.images.decoding import to_rgb
 from sklearn_dfd._core.network.mobilenet import architecture
 from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore
@@ -52,8 +54,8 @@ def trunk_counter(monkeypatch):
     passes = []
     network = MobileNetV2Features._network
 
-    def counted(self):
-        run, *rest = network(self)
+    def counted(self, device):
+        run, *rest = network(self, device)
         return (lambda pixels: passes.append(len(pixels)) or run(pixels)), *rest
 
     monkeypatch.setattr(MobileNetV2Features, "_network", counted)
@@ -343,10 +345,10 @@ def bad_files(files, tmp_path):
 def test_bad_images_are_named_before_anything_is_computed(bad_files, extractor, trunk_counter):
     good, bad = bad_files
     extractor.fit(good)
-    with pytest.raises(ImageError) as caught:
-        extractor.transform([good[0], *bad, *good[1:]])
-    assert [row for row, _, _ in caught.value.failures] == [1, 2, 3, 4, 5]
-    for row, path in enumerate(bad[:5], start=1):
+    with pytest.raises(ImageError, match=r"sklearn_dfd\.detect") as caught:
+        extractor.transform([good[0], *bad, *good[1:], *good * 20])
+    assert [row for row, _, _ in caught.value.failures] == [1, 2, 3, 4, 5, 6]
+    for row, path in enumerate(bad, start=1):
         assert f"row {row} (" in str(caught.value) and path.name in str(caught.value)
     assert trunk_counter == []
     assert isinstance(caught.value, ValueError) and isinstance(caught.value, OSError)
@@ -496,3 +498,50 @@ def test_the_warning_lists_all_images_that_cannot_be_used(pixels, extractor):
         extractor.fit_transform([*missing, pixels[0]])
     for name in missing:
         assert name in str(caught[0].message)
+
+
+# ---- colours, and what Pillow is set to ----
+
+
+def test_photographs_in_display_p3_have_the_features_of_the_same_colours(extractor, tmp_path):
+    image = Image.fromarray(picture(6, 8)).resize((96, 64), Image.Resampling.BICUBIC)
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "p3.png", icc_profile=DISPLAY_P3)
+    extractor.set_params(memory=tmp_path / "store")
+    # as in a store of an earlier release, which ignored profiles
+    plain, p3 = extractor.fit_transform([tmp_path / "plain.png", tmp_path / "p3.png"])
+    converted = to_rgb((tmp_path / "p3.png").read_bytes())
+    (expected,) = extractor.transform([converted])
+    assert np.abs(p3 - expected).mean() < 0.1 * np.abs(p3 - plain).mean()
+    with Image.open(tmp_path / "p3.png") as opened:
+        np.testing.assert_array_equal(extractor.transform([opened])[0], p3)
+
+
+def test_rows_of_truncated_files_are_not_found_without_the_setting(
+    extractor, tmp_path, monkeypatch
+):
+    raw = encode(Image.fromarray(picture(64, 64)), "JPEG")
+    (tmp_path / "a.jpg").write_bytes(raw[: len(raw) * 3 // 4])
+    extractor.set_params(memory=tmp_path / "store").fit(["a.jpg"])
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        extractor.transform([tmp_path / "a.jpg"])
+    with pytest.raises(ImageError, match="truncated"):
+        extractor.transform([tmp_path / "a.jpg"])
+
+
+def _transform(extractor, images):
+    return extractor.transform(images)
+
+
+def test_max_pixels_travels_to_workers_and_their_errors_say_what_does_not(extractor, tmp_path):
+    raw = encode(Image.fromarray(picture(64, 64)), "JPEG")
+    (tmp_path / "good.jpg").write_bytes(raw)
+    (tmp_path / "truncated.jpg").write_bytes(raw[: len(raw) * 3 // 4])
+    extractor.set_params(max_pixels=10**9).fit(["a.jpg"])
+    with joblib.parallel_config("loky", n_jobs=2):
+        parallel = joblib.Parallel()
+        (rows,) = parallel([joblib.delayed(_transform)(extractor, [tmp_path / "good.jpg"])])
+        assert rows.shape == (1, 640)
+        with pytest.raises(ImageError, match=r"truncated.*This is a worker process: .*Pillow"):
+            parallel([joblib.delayed(_transform)(extractor, [tmp_path / "truncated.jpg"])])

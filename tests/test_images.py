@@ -1,11 +1,17 @@
 """Tests of _core.images.sources: every kind of image, where it is, and what it is called."""
 
+import base64
 import errno
+import io
 import os
 import pickle
+import re
 import socket
 import sys
 import threading
+import urllib.request
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +107,11 @@ def test_array_of_images_is_a_view(shape, tmp_path):
         (picture(channels=4), ValueError, r"X\[np\.newaxis\]"),
         (picture(channels=1), ValueError, r"X\[np\.newaxis\]"),
         (picture().astype(float), ValueError, r"X\[np\.newaxis\]"),
-        (picture(channels=None), ValueError, r"\(12, 16\).*features.*X\[np\.newaxis\]"),
+        (
+            picture(channels=None),
+            ValueError,
+            r"\(12, 16\).*features.*X\[np\.newaxis, \.\.\., np\.newaxis\]",
+        ),
         (np.ones((10, 5)), ValueError, r"float64 of shape \(10, 5\).*features"),
         (np.arange(3), ValueError, "features"),
         (np.array(3), ValueError, "features"),
@@ -110,7 +120,7 @@ def test_array_of_images_is_a_view(shape, tmp_path):
         (np.ones((2, 9, 9), np.uint16), TypeError, "uint16, uint8"),
         (np.ones((2, 9, 9, 3), bool), TypeError, "bool, uint8"),
         (np.ones((2, 9, 9, 5), np.uint8), ValueError, "5 channels on its last axis where 1, 3 or"),
-        (np.ones((2, 3, 9, 9), np.uint8), ValueError, r"channels come last: np\.moveaxis\(X, 1,"),
+        (np.ones((2, 3, 9, 9), np.uint8), ValueError, r"channels last, np\.moveaxis\(X, 1,"),
         (np.ones((2, 2, 9, 9, 3), np.uint8), ValueError, r"\(2, 2, 9, 9, 3\)"),
         (np.array([PATHS, PATHS]), ValueError, r"shape \(2, 3\)"),
         (np.array([[1, "a"]], dtype=object), ValueError, r"object of shape \(1, 2\)"),
@@ -125,7 +135,7 @@ def test_array_of_images_is_a_view(shape, tmp_path):
         (None, TypeError, "type NoneType"),
         (3, TypeError, "type int"),
         (set(PATHS), TypeError, "type set"),
-        (iter(PATHS), TypeError, "type list_iterator: pass a list"),
+        (iter(PATHS), TypeError, r"type list_iterator: pass list\(X\)"),
     ],
 )
 def test_list_of_what_is_no_list_of_images(X, error, message):
@@ -204,7 +214,7 @@ def test_image_error_names_rows_names_and_reasons():
     assert isinstance(error, ValueError)
     assert str(error) == (
         "2 of 500 images cannot be used: row 3 ('a.jpg'): the file is empty; row 17 (9 bytes): it "
-        'is bad. Remove them, or set on_error="nan" to get rows of NaN in their place.'
+        "is bad. Repair them, or leave them out."
     )
     assert error.failures == [(3, "'a.jpg'", "the file is empty"), (17, "9 bytes", "it is bad")]
     assert error.n_images == 500
@@ -248,7 +258,7 @@ def test_image_error_pickles(hint):
     assert type(copy) is ImageError
     assert (copy.failures, copy.n_images, copy.hint) == (error.failures, 5, error.hint)
     assert str(copy) == str(error)
-    assert str(copy).endswith(hint.get("hint") or ("place." if not hint else "empty."))
+    assert str(copy).endswith(hint.get("hint") or ("out." if not hint else "empty."))
 
 
 # read_source -------------------------------------------------------------------------------------
@@ -291,7 +301,7 @@ def test_read_images_in_memory_as_they_are(source):
     [
         ("missing.jpg", FileNotFoundError, "the file does not exist"),
         ("", FileNotFoundError, "the file does not exist"),
-        (".", IsADirectoryError, "it is a directory, not a file"),
+        (".", IsADirectoryError, "it is a folder, not a file: pass the images in it"),
         ("loop", OSError, f"the file cannot be read ({os.strerror(errno.ELOOP)})"),
         ("hollow/below", OSError, f"the file cannot be read ({os.strerror(errno.ENOTDIR)})"),
         ("x" * 5000, OSError, f"the file cannot be read ({os.strerror(errno.ENAMETOOLONG)})"),
@@ -299,7 +309,7 @@ def test_read_images_in_memory_as_they_are(source):
         ("a\0b", ValueError, "no file can have this name (ValueError: embedded null byte)"),
         (b"", ValueError, "there are no bytes in it"),
         (np.ones((9, 9, 5), np.uint8), ValueError, "5 channels"),
-        (np.ones((3, 9, 9), np.uint8), ValueError, "channels come last: np.moveaxis(X, 0, -1)"),
+        (np.ones((3, 9, 9), np.uint8), ValueError, "channels last, np.moveaxis(image, 0, -1)"),
         (np.ones(9, np.uint8), ValueError, "it has shape (9,); an image is a path"),
         (np.ones((1, 9, 9, 3), np.uint8), ValueError, "it has shape (1, 9, 9, 3); an image is"),
         (np.ones((9, 9)), TypeError, "it is an array of float64, uint8 from 0 to 255"),
@@ -480,3 +490,175 @@ def test_images_are_numbered_by_origin():
     images += [bytes(bytearray(b"12")) for _ in range(2)]  # equal, and two objects
     assert number_by_origin(images).tolist() == [0, 0, 0, 1, 2, 1, 3, 3]
     assert number_by_origin(np.zeros((3, 9, 9), np.uint8)).tolist() == [0, 1, 2]
+
+
+# one image or several ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_channels_first_or_grey_images_cannot_be_told_apart(n):
+    X = np.random.default_rng(0).integers(0, 256, (n, 9, 10), dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"may be one image with its . channels first") as caught:
+        as_image_list(X)
+    one, several = re.findall(r"pass (.*?) for one image, (.*?) for grey", str(caught.value))[0]
+    for code, expected in ((one, [np.moveaxis(X, 0, -1)]), (several, list(X))):
+        images = as_image_list(eval(code, {"np": np, "X": X}))
+        assert len(images) == len(expected)
+        for image, known in zip(images, expected, strict=True):
+            assert np.array_equal(to_rgb(image), to_rgb(np.ascontiguousarray(known)))
+
+
+@pytest.mark.parametrize("n", [1, 3, 4])
+def test_channels_last_or_grey_images_cannot_be_told_apart(n):
+    X = np.random.default_rng(0).integers(0, 256, (9, 10, n), dtype=np.uint8)
+    with pytest.raises(ValueError, match="may be one image of") as caught:
+        as_image_list(X)
+    one, several = re.findall(r"pass (.*?) for one image, (.*?) for grey", str(caught.value))[0]
+    assert len(as_image_list(eval(one, {"np": np, "X": X}))) == 1
+    assert len(as_image_list(eval(several, {"np": np, "X": X}))) == 9
+
+
+def test_one_grey_image_with_its_channel_first_is_the_same_either_way():
+    X = picture(channels=None)
+    (image,) = as_image_list(X[np.newaxis])
+    assert np.array_equal(to_rgb(image), to_rgb(X))
+
+
+def test_slices_of_grey_images_are_still_images():
+    """As in chunks of many images, whatever their number."""
+    images = as_image_list(np.zeros((9, 12, 16), np.uint8))
+    for n in range(1, 6):
+        assert len(as_image_list(images[:n])) == n
+
+
+def test_the_recipe_for_one_grey_image():
+    X = picture(channels=None)
+    (image,) = as_image_list(X[np.newaxis, ..., np.newaxis])
+    assert np.array_equal(to_rgb(image), to_rgb(X))
+
+
+# files that are open, in archives, elsewhere -----------------------------------------------------
+
+
+@pytest.fixture
+def archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+        file.writestr("real/a.png", encode(RGB, "PNG"))
+        file.writestr("real/empty.png", b"")
+    return zipfile.Path(tmp_path / "photos.zip")
+
+
+def test_paths_in_archives(archive):
+    image = archive / "real" / "a.png"
+    assert as_image_list([image]) == [image]
+    assert np.array_equal(to_rgb(read_source(image)), RGB)
+    assert describe(image).endswith("photos.zip/real/a.png'")
+    assert number_by_origin([image, archive / "real" / "a.png"]).tolist() == [0, 0]
+    with pytest.raises(TypeError, match=r"single file .*pass a list, \[file\]"):
+        as_image_list(image)
+    with pytest.raises(IsADirectoryError, match="folder in an archive"):
+        read_source(archive / "real")
+    with pytest.raises(FileNotFoundError, match="does not exist in the archive"):
+        read_source(archive / "real" / "b.png")
+    with pytest.raises(ValueError, match="empty"):
+        read_source(archive / "real" / "empty.png")
+
+
+def test_open_files_are_read_whole_and_left_where_they_were(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(RGB, "PNG"))
+    with open(tmp_path / "a.png", "rb") as file:
+        file.read(7)
+        for source in (file, io.BytesIO(encode(RGB, "PNG"))):
+            before = source.tell()
+            for _ in range(2):
+                assert np.array_equal(to_rgb(read_source(source)), RGB)
+                assert source.tell() == before
+        assert describe(file) == repr(str(tmp_path / "a.png"))
+        assert number_by_origin([file, source, file]).tolist() == [0, 1, 0]
+        with pytest.raises(TypeError, match=r"single file .*\[file\]"):
+            as_image_list(file)
+    with pytest.raises(ValueError, match="file object is closed"):
+        read_source(file)
+    with open(tmp_path / "a.png", encoding="latin-1") as text:
+        with pytest.raises(TypeError, match='opened as text: open it with the mode "rb"'):
+            read_source(text)
+    with pytest.raises(TypeError, match="opened as text"):
+        read_source(io.StringIO("text"))
+    with pytest.raises(ValueError, match="empty"):
+        read_source(io.BytesIO())
+
+
+def test_files_that_can_be_read_only_once():
+    end, other = os.pipe()
+    with os.fdopen(end, "rb") as file:
+        os.close(other)
+        with pytest.raises(ValueError, match=r"more than once .*bytes that its read\(\) returns"):
+            read_source(file)
+
+
+def test_one_open_file_in_many_threads():
+    file = io.BytesIO(encode(RGB.resize((400, 300)), "PNG"))
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(read_source, [file] * 200))) == 1
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "a.jpg").write_bytes(b"content")
+    for path in ("~/a.jpg", Path("~/a.jpg"), np.str_("~/a.jpg")):
+        assert read_source(path) == b"content"
+    with pytest.raises(TypeError, match=r"path of a folder.*load_image_folder"):
+        as_image_list("~")
+
+
+def test_folders_name_the_loader(tmp_path):
+    for X in (str(tmp_path), tmp_path):
+        with pytest.raises(TypeError, match=r"load_image_folder\(path\)\.data"):
+            as_image_list(X)
+        with pytest.raises(IsADirectoryError, match=r"load_image_folder\(path\)\.data"):
+            read_source(X)
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("https://example.org/a.jpg", r"urllib\.request\.urlopen\(url\)\.read\(\)"),
+        ("file:///a.jpg", "urlopen"),
+        ("data:image/png;base64," + "A" * 5000, "urlopen"),
+        ("s3://bucket/a.jpg", "path of the downloaded file"),
+        (Path("https://example.org/a.jpg"), "downloaded"),
+    ],
+)
+def test_urls_are_not_downloaded(url, advice):
+    with pytest.raises(FileNotFoundError, match=f"a URL, and nothing is downloaded.*{advice}"):
+        read_source(url)
+
+
+def test_bytes_of_a_url_as_the_message_says():
+    data = base64.b64encode(encode(RGB, "PNG")).decode()
+    raw = urllib.request.urlopen(f"data:image/png;base64,{data}").read()
+    assert np.array_equal(to_rgb(read_source(raw)), RGB)
+
+
+def test_a_file_whose_name_looks_like_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data:a.jpg").write_bytes(b"content")
+    assert read_source("data:a.jpg") == b"content"
+
+
+def test_tensors_name_the_call_that_makes_them_arrays():
+    torch = pytest.importorskip("torch")
+    X = torch.zeros((2, 9, 9, 3), dtype=torch.uint8)
+    with pytest.raises(TypeError, match=r"torch\.Tensor: pass X\.detach\(\)\.cpu\(\)\.numpy\(\)"):
+        as_image_list(X)
+    with pytest.raises(TypeError, match=r"pass image\.detach\(\)\.cpu\(\)\.numpy\(\)"):
+        read_source(X[0])
+    assert len(as_image_list(X.detach().cpu().numpy())) == 2
+
+
+def test_arrays_are_rgb():
+    red = np.zeros((9, 9, 3), np.uint8)
+    red[..., 0] = 255
+    assert to_rgb(red).getpixel((0, 0)) == (255, 0, 0)
+    assert to_rgb(red[..., ::-1][..., ::-1]).getpixel((0, 0)) == (255, 0, 0)

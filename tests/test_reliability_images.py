@@ -249,7 +249,7 @@ def test_files_without_permission():
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_turned_photograph_with_a_profile_gives_the_features_of_the_upright_one(file_format):
-    """By EXIF, as cameras turn them, and with a profile, which is ignored."""
+    """By EXIF, as cameras turn them; a profile of another kind of image is ignored."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB", 5000)).tobytes()

@@ -7,31 +7,41 @@ module knows images and stores; the network is a function from pixels to rows.
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import suppress
-from functools import partial
 from itertools import chain, islice
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from sklearn_dfd._core.images.decoding import (
     USUAL_MAX_PIXELS,
+    DerivedImage,
     RawImage,
     check_header,
-    content_digest,
+    feature_digest,
     load_rgb,
     pixel_limit,
     size_in_memory,
 )
-from sklearn_dfd._core.images.sources import read_source
-from sklearn_dfd.feature_store import IN_PROCESS, new_owner, row_key
+from sklearn_dfd._core.images.sources import Reader, origin_of
+from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner, row_key
 
 _CHUNK = 64  # images surveyed and claimed together
-_SLICE = 8  # of these, looked at by a thread in one go: a task costs as much as a look
-_KEPT_TOGETHER = 16  # images a transaction: what a kill may cost, beside the batches ahead
+_SLICE = 8  # of these, examined by a thread in one go: a task costs as much as a look
+_KEPT_TOGETHER = 16  # images per transaction: what a kill may cost, beside the batches ahead
 _BATCHES_AHEAD = 16
 _HELD_BYTES = 2**27  # of files that were surveyed: beyond it they are read again to be decoded
 _POLL_SECONDS = 0.05
 _IMAGE_PROBLEMS = (OSError, ValueError, TypeError)
+
+_Store: TypeAlias = MemoryStore | FeatureStore
+_Pixels: TypeAlias = npt.NDArray[np.uint8]
+_Rows: TypeAlias = npt.NDArray[np.float32]
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 class Extraction:
@@ -40,55 +50,67 @@ class Extraction:
     Parameters
     ----------
     images : sequence
-        What ``read_source`` takes.
+        The images, each one what `read_source` takes.
     width : int
-        Features an image.
+        Number of features per image.
     recipe : str
-        All that determines the features of an image, besides the image.
+        All that determines the features of an image, apart from the image.
     store : MemoryStore or FeatureStore
+        Where features are kept.
     pool : concurrent.futures.Executor
-        Of threads.
-    max_pixels : int or None
-        See ``check_header``.
+        Threads that read, decode and run the network.
+    max_pixels : int or None, default=None
+        See `check_header`.
 
     Attributes
     ----------
     features : ndarray of float32, shape (n_images, width)
-        Rows that are not computed yet, or cannot be, are undefined.
+        The features. Rows that are not computed yet, or cannot be, are undefined.
     missing : dict of bytes to list of int
-        After ``survey``: the rows of each distinct image that is not in the store, by its key.
+        After `survey`, the rows of each distinct image that is not in the store, by its key.
     failures : dict of int to str
         What is wrong with the images that cannot be used, by row.
     """
 
-    def __init__(self, images, width, recipe, store, pool, max_pixels=None):
+    def __init__(
+        self,
+        images: Sequence[Any] | _Pixels,
+        width: int,
+        recipe: str,
+        store: _Store,
+        pool: Executor,
+        max_pixels: int | None = None,
+    ) -> None:
         self.images = images
         self.max_pixels = max_pixels
         self.recipe = recipe
         self.owner = new_owner()
-        self.store = store
-        self._release()  # writes nothing, but would have to be able to
+        self.store: _Store = store
+        self._release()  # writes nothing, but fails where the store cannot be written
         self.pool = pool
-        self.features = np.empty((len(images), width), dtype=np.float32)
+        self.features: _Rows = np.empty((len(images), width), dtype=np.float32)
         self.missing: dict[bytes, list[int]] = {}
         self.failures: dict[int, str] = {}
         self._held: dict[bytes, RawImage] = {}
         self._n_held_bytes = 0
+        self._settled: set[bytes] = set()  # keys whose rows are computed, or cannot be
 
-    def survey(self):
-        """Look at every image: fill in the rows that are kept, and check the other headers.
+    def survey(self) -> None:
+        """Read every image, fill in the rows that are kept, and check the headers of the others.
 
-        Under a limit of pixels of one's own all headers are checked: a row may have been kept
-        under another. That takes about as long as finding the row.
+        The headers of a small collection are not checked, since all of it is decoded at once. With
+        a limit on pixels other than the usual one all headers are checked, since a row may have
+        been kept under another limit. That takes about as long as finding the row.
         """
         all_headers = pixel_limit(self.max_pixels) not in (USUAL_MAX_PIXELS, None)
+        other_headers = not all_headers and len(self.images) > _CHUNK
         for start in range(0, len(self.images), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(self.images)))
-            found = self._map(_read, [self.images[row] for row in rows])
+            found = self._map(self._read, [self.images[row] for row in rows])
             rows_of: dict[bytes, list[int]] = {}
             raws: dict[bytes, RawImage] = {}
             for row, (raw, digest) in zip(rows, found, strict=True):
-                if digest is None:
+                if isinstance(raw, Exception):
                     self.failures[row] = str(raw)
                     continue
                 key = row_key(digest, self.recipe)
@@ -97,48 +119,40 @@ class Extraction:
             if all_headers:
                 self._leave_out_faulty(rows_of, raws)
             self._fill(rows_of)
-            if not all_headers:
+            if other_headers:
                 self._leave_out_faulty(rows_of, raws)
             for key, same in rows_of.items():
                 self.missing.setdefault(key, []).extend(same)
                 self._hold(key, raws[key])
 
-    def _leave_out_faulty(self, rows_of, raws):
-        """Note what is wrong with headers, and strike those images off ``rows_of``."""
-        look = partial(_header_fault, max_pixels=self.max_pixels)
-        faults = self._map(look, [raws[key] for key in rows_of])
-        for key, fault in zip(list(rows_of), faults, strict=True):
-            if fault:
-                self.failures.update(dict.fromkeys(rows_of.pop(key), fault))
-
-    def _hold(self, key, raw):
-        """Keep what was read until it is decoded, while there is room."""
-        n_bytes = size_in_memory(raw)
-        if self._n_held_bytes + n_bytes <= _HELD_BYTES:
-            self._held[key] = raw
-            self._n_held_bytes += n_bytes
-
-    def _map(self, look, items):
-        """Give what ``look`` returns for each of ``items``, in order, by several threads."""
-        slices = [items[i : i + _SLICE] for i in range(0, len(items), _SLICE)]
-        return chain.from_iterable(self.pool.map(lambda part: [look(x) for x in part], slices))
-
-    def compute(self, run, image_size, batch_size, *, go_on, progress=lambda n_images: None):
+    def compute(
+        self,
+        run: Callable[[_Pixels], Sequence[npt.NDArray[np.float32]] | _Rows],
+        image_size: int,
+        batch_size: int,
+        *,
+        go_on: bool,
+        progress: Callable[[int], object] = lambda n_images: None,
+    ) -> None:
         """Compute the missing rows, or take them from others that compute the same images.
 
         Parameters
         ----------
         run : callable
-            From pixels, uint8 of shape (n, image_size, image_size, 3), to rows.
-        image_size, batch_size : int
+            Function from pixels, uint8 of shape (n, image_size, image_size, 3), to rows.
+        image_size : int
+            Side of the square that images are resized to, in pixels.
+        batch_size : int
+            Number of images per call of `run`.
         go_on : bool
-            Whether to go on after an image that cannot be used.
+            Whether to go on after an image that cannot be used. Otherwise the images that are
+            left are decoded and no more, so that all that cannot be used are known.
         progress : callable
-            Told the number of images, each time that some are done.
+            Called with the number of images each time some are done.
         """
         batches = self._claimed_batches(batch_size, progress)
-        running: deque = deque()
-        done: list[tuple[bytes, np.ndarray]] = []
+        running: deque[tuple[list[bytes], Future[_Ran]]] = deque()
+        done: list[tuple[bytes, npt.NDArray[np.float32]]] = []
         claimed: list[bytes] = []
         try:
             while True:
@@ -148,11 +162,9 @@ class Extraction:
                     waiting = not batch
                     if waiting:
                         break
-                    sources = [
-                        (self.images[self.missing[key][0]], self._held.pop(key, None))
-                        for key in batch
-                    ]
-                    future = self.pool.submit(_run, run, sources, image_size, self.max_pixels)
+                    future = self.pool.submit(
+                        _run, run, self._sources(batch), image_size, self.max_pixels
+                    )
                     running.append((batch, future))
                 if running:
                     batch, future = running.popleft()
@@ -170,33 +182,114 @@ class Extraction:
                     done, claimed = [], []
         finally:
             self._release()
+        if self.failures and not go_on:
+            self.find_faults(image_size)
 
-    def _fill(self, rows_of):
+    def find_faults(self, image_size: int) -> None:
+        """Decode the missing images that were not computed, to find all that cannot be used.
+
+        Of an image and its views the image alone is decoded.
+
+        Parameters
+        ----------
+        image_size : int
+            Side of the square that images are resized to, in pixels.
+        """
+        keys_of: dict[int, list[bytes]] = {}
+        sources: dict[int, _Source] = {}
+        for key in self.missing.keys() - self._settled:
+            image, held = origin_of(self.images[self.missing[key][0]]), self._held.pop(key, None)
+            keys_of.setdefault(id(image), []).append(key)
+            sources.setdefault(id(image), (image, None if held is None else _original(held)))
+        origins = list(sources)
+        for start in range(0, len(origins), _CHUNK):
+            parts = _slices(origins[start : start + _CHUNK])
+            futures = [
+                self.pool.submit(_decoded, [sources[i] for i in part], image_size, self.max_pixels)
+                for part in parts
+            ]
+            for part, future in zip(parts, futures, strict=True):
+                for i, result in zip(part, future.result()[0], strict=True):
+                    if isinstance(result, Exception):
+                        self._note_failure(keys_of[i], result)
+
+    def _sources(self, keys: list[bytes]) -> "list[_Source]":
+        """Take the images of some keys, with what was read of them before."""
+        return [(self.images[self.missing[key][0]], self._held.pop(key, None)) for key in keys]
+
+    def _read(self, images: Sequence[Any]) -> "list[tuple[RawImage | Exception, bytes]]":
+        """Read some images; return the content and the digest of each, or what is wrong with it."""
+        read = Reader()
+        found: list[tuple[RawImage | Exception, bytes]] = []
+        for image in images:
+            try:
+                raw = read(image)
+                found.append((raw, feature_digest(raw, self.max_pixels)))
+            except _IMAGE_PROBLEMS as error:
+                found.append((error, b""))
+        return found
+
+    def _leave_out_faulty(
+        self, rows_of: dict[bytes, list[int]], raws: dict[bytes, RawImage]
+    ) -> None:
+        """Note what is wrong with headers, and strike those images off ``rows_of``."""
+        originals = {key: _original(raws[key]) for key in rows_of}
+        distinct = list({id(raw): raw for raw in originals.values()}.values())
+        faults = dict(zip(map(id, distinct), self._map(self._header_faults, distinct), strict=True))
+        for key, raw in originals.items():
+            fault = faults[id(raw)]
+            if fault is not None:
+                self.failures.update(dict.fromkeys(rows_of.pop(key), fault))
+
+    def _header_faults(self, raws: Sequence[RawImage]) -> list[str | None]:
+        """Say what is wrong with the headers of images; None for each sound one."""
+        faults: list[str | None] = []
+        for raw in raws:
+            try:
+                check_header(raw, self.max_pixels)
+                faults.append(None)
+            except _IMAGE_PROBLEMS as error:
+                faults.append(str(error))
+        return faults
+
+    def _hold(self, key: bytes, raw: RawImage) -> None:
+        """Keep what was read until it is decoded, while there is room."""
+        n_bytes = size_in_memory(raw)
+        if self._n_held_bytes + n_bytes <= _HELD_BYTES:
+            self._held[key] = raw
+            self._n_held_bytes += n_bytes
+
+    def _map(
+        self, look: Callable[[Sequence[_In]], Iterable[_Out]], items: Sequence[_In]
+    ) -> Iterator[_Out]:
+        """Apply ``look`` to slices of ``items`` in several threads; chain the results in order."""
+        return chain.from_iterable(self.pool.map(look, _slices(items)))
+
+    def _fill(self, rows_of: dict[bytes, list[int]]) -> None:
         """Fill in those rows that are kept, and strike them off ``rows_of``."""
+        for key, row in self._ask("fetch", list(rows_of)):
+            self.features[rows_of.pop(key)] = row
 
-        def fill(store):
-            for key, row in store.fetch(list(rows_of)):
-                self.features[rows_of.pop(key)] = row
+    def _release(self, keys: list[bytes] | None = None) -> None:
+        """Give up the claims on ``keys``, or all claims."""
+        self._ask("release", self.owner, keys)
 
-        self._ask(fill)
-
-    def _release(self, keys=None):
-        """Give up ``keys`` that were taken on, or all."""
-        self._ask(lambda store: store.release(self.owner, keys))
-
-    def _claimed_batches(self, batch_size, progress):
+    def _claimed_batches(
+        self, batch_size: int, progress: Callable[[int], object]
+    ) -> Iterator[list[bytes]]:
         """Yield batches of keys that are ours to compute; an empty one where all are others'."""
         todo = deque(self.missing)
         fruitless = 0  # keys in a row that others hold, and have not computed yet
         while todo:
             chunk = [todo.popleft() for _ in range(min(_CHUNK, len(todo)))]
-            ours = self._ask(partial(_claim, keys=chunk, owner=self.owner))
+            ours = self._ask("claim", chunk, self.owner)
             mine = [key for key in chunk if key in ours]
             for start in range(0, len(mine), batch_size):
                 yield mine[start : start + batch_size]
             others = {key: self.missing[key] for key in chunk if key not in ours}
             n_others = len(others)
             self._fill(others)
+            self._settled.update(set(chunk) - ours - others.keys())
             progress(n_others - len(others))
             todo.extend(others)
             fruitless = fruitless + len(others) if len(others) == len(chunk) else 0
@@ -204,84 +297,106 @@ class Extraction:
                 fruitless = 0
                 yield []
 
-    def _place(self, batch, outcome, rows):
-        """Put computed rows where they belong; return them with the keys to keep them by."""
+    def _place(
+        self, batch: list[bytes], outcome: "_Outcome", rows: Iterable[npt.NDArray[np.float32]]
+    ) -> list[tuple[bytes, npt.NDArray[np.float32]]]:
+        """Put computed rows where they belong; return them with the keys to keep them under."""
         done = []
         computed = iter(rows)
         for key, result in zip(batch, outcome, strict=True):
             if isinstance(result, Exception):
-                self.failures.update(dict.fromkeys(self.missing[key], str(result)))
+                self._note_failure([key], result)
                 continue
             row = next(computed)
             self.features[self.missing[key]] = row
             # by what was decoded: a file that was read again may have changed since
             done.append((key if result is None else row_key(result, self.recipe), row))
+        self._settled.update(batch)
         return done
 
-    def _keep(self, done):
+    def _note_failure(self, keys: list[bytes], error: Exception) -> None:
+        for key in keys:
+            self.failures.update(dict.fromkeys(self.missing[key], str(error)))
+
+    def _keep(self, done: list[tuple[bytes, npt.NDArray[np.float32]]]) -> None:
         """Add rows to the store; where it cannot be written, keep them in this process."""
         if done:
             keys, rows = zip(*done, strict=True)
-            self._ask(lambda store: store.add(keys, rows))
+            self._ask("add", list(keys), rows)
 
-    def _ask(self, question):
-        """Ask the store; where it fails, now or from now on, one in this process stands in."""
+    def _ask(self, method: str, *args: Any) -> Any:
+        """Call a method of the store; where it fails, now or later, use that of this process."""
         try:
-            return question(self.store)
+            answer = getattr(self.store, method)(*args)
+            return list(answer) if method == "fetch" else answer
         except NotADirectoryError:
-            raise  # no store can be meant
+            raise  # it cannot be meant as a store
         except OSError as error:
             with suppress(OSError):  # nobody should wait for what will not come
                 self.store.release(self.owner)
-            self.store = _stand_in(error)
-            return question(self.store)
+            warnings.warn(f"{error}; features are kept in this process only.", stacklevel=2)
+            self.store = IN_PROCESS
+            return self._ask(method, *args)
 
 
-def _stand_in(error):
-    warnings.warn(f"{error}; features are kept in this process only.", stacklevel=2)
-    return IN_PROCESS
+#: An image, and what was read of it before or None.
+_Source: TypeAlias = tuple[Any, RawImage | None]
+#: For each source the digest of its content if it was read again, or what is wrong with it.
+_Outcome: TypeAlias = list[bytes | Exception | None]
+_Ran: TypeAlias = tuple[_Outcome, Any]
 
 
-def _claim(store, keys, owner):
-    return store.claim(keys, owner)
+def _slices(items: Sequence[_In]) -> list[Sequence[_In]]:
+    return [items[i : i + _SLICE] for i in range(0, len(items), _SLICE)]
 
 
-def _read(source):
-    """Content and digest of an image; or what is wrong with it, and None."""
-    try:
-        raw = read_source(source)
-        return raw, content_digest(raw)
-    except _IMAGE_PROBLEMS as error:
-        return error, None
+def _original(raw: RawImage) -> RawImage:
+    while isinstance(raw, DerivedImage):
+        raw = raw.raw
+    return raw
 
 
-def _header_fault(raw, max_pixels):
-    """Say what is wrong with an image's header; None where it is sound."""
-    try:
-        return check_header(raw, max_pixels)
-    except _IMAGE_PROBLEMS as error:
-        return str(error)
+class _Squares:
+    """Decodes and resizes images, and one that comes twice in a row once."""
+
+    def __init__(self, image_size: int, max_pixels: int | None) -> None:
+        self._options = (image_size, max_pixels)
+        self._raw: RawImage | None = None
+        self._pixels: _Pixels = np.empty(0, np.uint8)
+
+    def __call__(self, raw: RawImage) -> _Pixels:
+        """Return the pixels of an image; those of a mirror image are made from its square."""
+        if isinstance(raw, DerivedImage) and raw.on_square is not None:
+            return raw.on_square(self(raw.raw))
+        if raw is not self._raw:
+            self._pixels = load_rgb(raw, *self._options)
+            self._raw = raw
+        return self._pixels
 
 
-def _run(run, sources, image_size, max_pixels):
-    """Decode images and run the network on those that can be.
-
-    ``sources`` are pairs of an image and what was read of it before, or None.
-
-    Returns
-    -------
-    outcome : list of bytes, None or Exception
-        For each source the digest of its content if it was read here, or what is wrong with it.
-    rows : sequence of ndarray
-        Of those that could be decoded.
-    """
-    outcome: list[bytes | Exception | None] = []
+def _decoded(
+    sources: Sequence[_Source], image_size: int, max_pixels: int | None
+) -> tuple[_Outcome, list[_Pixels]]:
+    """Read and decode images; return the outcome of each, and the pixels of those decoded."""
+    read, square = Reader(), _Squares(image_size, max_pixels)
+    outcome: _Outcome = []
     pixels = []
     for source, held in sources:
         try:
-            raw = read_source(source) if held is None else held
-            pixels.append(load_rgb(raw, image_size, max_pixels))
-            outcome.append(content_digest(raw) if held is None else None)
+            raw = read(source) if held is None else held
+            pixels.append(square(raw))
+            outcome.append(feature_digest(raw, max_pixels) if held is None else None)
         except _IMAGE_PROBLEMS as error:
             outcome.append(error)
+    return outcome, pixels
+
+
+def _run(
+    run: Callable[[_Pixels], Any],
+    sources: Sequence[_Source],
+    image_size: int,
+    max_pixels: int | None,
+) -> _Ran:
+    """Decode images, and run the network on those that can be used."""
+    outcome, pixels = _decoded(sources, image_size, max_pixels)
     return outcome, run(np.stack(pixels)) if pixels else []

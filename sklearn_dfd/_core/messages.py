@@ -1,4 +1,4 @@
-"""Words of messages: on one line, and printable; and warnings at the user's own line."""
+"""Text for messages: printable, and on one line; and warnings at the user's own line."""
 
 import sys
 import warnings
@@ -12,12 +12,12 @@ _IN_BETWEEN = frozenset(
 
 
 def on_one_line(text: str) -> str:
-    """Escape what cannot be printed or encoded: control characters, lone surrogates."""
+    """Escape what cannot be printed or encoded, such as control characters and lone surrogates."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def brief(error: Exception) -> str:
-    """Say on one line what an exception says, with its type."""
+    """Return the type and the text of an exception on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}".removesuffix(": ")
 
 

@@ -1,1 +1,1 @@
-"""Images: where they are, what is in them, what happens to them on their way."""
+"""Images: finding and reading them, decoding them, and distorting them."""

@@ -1,8 +1,8 @@
-"""From bytes, PIL images and arrays to upright RGB pixels, and all that can be wrong with them.
+"""From bytes, PIL images and arrays to upright RGB pixels, and everything that can be wrong.
 
-`content_digest` knows an image again, `check_header` looks at it cheaply, and `load_rgb` gives the
-pixels. Each says what is wrong in a short sentence that leaves out which image it is: the caller
-knows.
+`content_digest` recognises an image, `check_header` examines it cheaply, and `load_rgb` returns its
+pixels. Each of them states what is wrong in a short sentence that does not name the image: the
+caller knows which one it is.
 """
 
 import io
@@ -12,62 +12,70 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
-from typing import Any, NamedTuple, TypeAlias, Union
+from typing import NamedTuple, TypeAlias, Union
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from sklearn_dfd._core.images.colours import in_srgb, may_hold_a_profile, profile_to_convert
+from sklearn_dfd._core.images.formats import register_plugin, why_unreadable
 from sklearn_dfd._core.messages import brief
 from sklearn_dfd._core.runtime.process_state import ThreadLock, WhileAny
 
 #: The content of an image file, an image in memory, or one that is made from another.
-RawImage: TypeAlias = Union[bytes, Image.Image, np.ndarray, "DerivedImage"]
+RawImage: TypeAlias = Union[bytes, Image.Image, npt.NDArray[np.uint8], "DerivedImage"]
 
 
 class DerivedImage(NamedTuple):
-    """An image that is made from the content of another one, each time that it is decoded.
+    """An image that is made from the content of another one each time it is decoded.
 
     Parameters
     ----------
     raw : bytes, PIL image, ndarray or DerivedImage
         What it is made from.
     signature : str
-        All that determines it besides `raw`; another version of `render` needs another one.
+        All that determines it apart from `raw`. Another version of `render` needs another one.
     render : callable
-        From the upright RGB image and a `numpy.random.RandomState` to another image. The
-        generator is seeded by `content_digest` of all this, so that the result depends on nothing
-        else.
+        Function of the upright RGB image and a `numpy.random.RandomState` that returns another
+        image. The generator is seeded by `content_digest` of all this, so that the result depends
+        on nothing else.
+    on_square : callable or None, default=None
+        Function that makes the same pixels from the resized square of `raw`, so that an image and
+        this one are decoded once; None where there is none.
     """
 
     raw: "RawImage"
     signature: str
     render: Callable[[Image.Image, np.random.RandomState], Image.Image]
+    on_square: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None = None
 
 
-#: Shortest side, in pixels, of an image: a single row or column, as of a tracking pixel, shows
-#: nothing.
+#: Length of the shortest side of an image in pixels: a single row or column, such as a tracking
+#: pixel, shows nothing.
 MIN_SIDE = 2
 
-#: What a person may pass, for messages.
+#: What may be passed as an image, for messages.
 AN_IMAGE_IS = (
     "an image is a path, a PIL image, a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) or "
-    "(H, W, 4), or the bytes of an image file"
+    "(H, W, 4) in RGB order, the bytes of an image file, or a binary file object"
 )
 
-#: Formats never opened: EPS starts Ghostscript and WMF Windows' own renderer on bytes that nobody
-#: vouches for, and IPTC is an envelope that may hold either. BLP and FITS are envelopes, too, that
-#: unpack what is in them at once, beyond the limit of time and, in older Pillows, of memory.
+#: Formats that are never opened: EPS starts Ghostscript and WMF Windows' own renderer on bytes of
+#: unknown origin, and IPTC is a container that may hold either. BLP and FITS are containers, too;
+#: they unpack their content at once, beyond the limit of time and, in older releases of Pillow, of
+#: memory.
 _REFUSED_FORMATS = frozenset({"BLP", "EPS", "FITS", "IPTC", "WMF"})
 
-#: Pixels that Pillow lets an image file have, unless ``Image.MAX_IMAGE_PIXELS`` is changed.
+#: Pixels that Pillow allows in an image file unless ``Image.MAX_IMAGE_PIXELS`` is changed.
 USUAL_MAX_PIXELS = 2**30 // 4 // 3
 
-#: Seconds of a core's time that decoding one image may take. A photograph takes 0.02; a small file
-#: made for it keeps a decoder busy for hours, such as a JPEG of thousands of scans.
+#: Seconds of one core's time that decoding one image may take. A photograph takes 0.02; a small
+#: file made for the purpose, such as a JPEG of thousands of scans, keeps a decoder busy for hours.
 DECODING_SECONDS = 60
 _BLOCK = 4096  # bytes of a JPEG that are decoded between two looks at the clock
 
-_TRANSPOSE: dict[Any, Image.Transpose] = {  # EXIF orientation -> what puts the picture upright
+_TRANSPOSE: dict[object, Image.Transpose] = {  # EXIF orientation -> what turns the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -77,17 +85,35 @@ _TRANSPOSE: dict[Any, Image.Transpose] = {  # EXIF orientation -> what puts the 
     8: Image.Transpose.ROTATE_90,
 }
 
-# Loading, which fills a PIL image in place, is not safe in two threads at once, and one image may
-# stand in several rows. One lock for all: whoever passes PIL images has mostly decoded them.
+# Loading fills a PIL image in place, which is not safe in two threads at once, and one image may
+# stand in several rows. One lock serves all images: those passed as PIL images are mostly decoded.
 _loading = ThreadLock()
 
 
-def check_array(image: np.ndarray, *, n_axes: int, name: str) -> None:
-    """Check dtype and shape of one image (two axes without channels) or of many (three)."""
+def check_array(image: npt.NDArray[np.generic], *, n_axes: int, name: str) -> None:
+    """Check dtype and shape of one image (two axes without channels) or of several (three).
+
+    Parameters
+    ----------
+    image : ndarray
+        One image or several.
+    n_axes : {2, 3}
+        Number of axes without that of the channels.
+    name : str
+        What the message calls the array.
+
+    Raises
+    ------
+    TypeError
+        If the array is not of dtype uint8; the message says how to convert its values.
+    ValueError
+        If the shape is not that of images.
+    """
+    variable = "X" if n_axes == 3 else "image"
     if image.dtype != np.uint8:
         raise TypeError(
-            f"{name} is an array of {image.dtype}, uint8 from 0 to 255 is expected; convert values "
-            "from 0 to 1 with np.rint(255 * X).astype(np.uint8)"
+            f"{name} is an array of {image.dtype}, uint8 from 0 to 255 is expected: "
+            f"{_how_to_convert(image, variable)}"
         )
     if image.ndim == n_axes + 1 and image.shape[-1] not in (1, 3, 4):
         first = n_axes - 2
@@ -95,14 +121,49 @@ def check_array(image: np.ndarray, *, n_axes: int, name: str) -> None:
         raise ValueError(
             f"{name} has shape {image.shape}, {image.shape[-1]} channels on its last axis where 1, "
             "3 or 4 are expected"
-            + (f"; channels come last: np.moveaxis(X, {first}, -1)" if channels_first else "")
+            + (
+                f": move the channels last, np.moveaxis({variable}, {first}, -1)"
+                if channels_first
+                else ""
+            )
         )
     if image.ndim not in (n_axes, n_axes + 1):
         raise ValueError(f"{name} has shape {image.shape}; {AN_IMAGE_IS}")
 
 
+def _how_to_convert(image: npt.NDArray[np.generic], name: str) -> str:
+    """Say how values of another dtype become uint8, by what they are."""
+    if image.dtype.kind not in "biuf":
+        return "values like these are no pixels"
+    if image.size == 0:
+        return f"{name}.astype(np.uint8)"
+    if image.dtype.kind == "b":
+        return f"np.uint8(255) * {name} where True is white"
+    if not np.isfinite(image).all():
+        return "some of its values are not finite, replace them first"
+    low, high = image.min().item(), image.max().item()
+    found = f"its values are from {low:.4g} to {high:.4g}"
+    if low < 0:
+        return (
+            f"{found}, as after a normalisation: undo it first, such as {name} * std + mean, until "
+            "0 is black"
+        )
+    if image.dtype.kind == "f" and high <= 1:
+        return f"{found}, convert them with np.rint(255 * {name}).astype(np.uint8)"
+    if high <= 1:
+        return f"{found}, convert them with {name}.astype(np.uint8) * np.uint8(255) if 1 is white"
+    if high <= 255:
+        rounded = f"np.rint({name})" if image.dtype.kind == "f" else name
+        return f"{found}, convert them with {rounded}.astype(np.uint8)"
+    white = 65535 if high <= 65535 else high
+    return (
+        f"{found}, convert them with np.rint({name} * (255 / {white:.10g})).astype(np.uint8) if "
+        f"{white:.10g} is white"
+    )
+
+
 def content_digest(raw: RawImage) -> bytes:
-    """Digest what an image shows, to know it again under another name.
+    """Digest what an image shows, to recognise it under another name.
 
     Parameters
     ----------
@@ -112,10 +173,11 @@ def content_digest(raw: RawImage) -> bytes:
     Returns
     -------
     digest : bytes of length 16
-        BLAKE2b of encoded bytes as they are, since decoding would cost a hundred times as much,
-        and of the size and pixels that `to_rgb` gives for images in memory: two of them have one
-        digest exactly if they show the same picture. That of a derived image is of what it is
-        made from and of the signature, and costs no rendering.
+        BLAKE2b hash. Of encoded bytes it is the hash of the bytes themselves, since decoding would
+        cost a hundred times as much; of images in memory, that of the size and the RGB pixels, so
+        that two of them have the same digest exactly if they show the same picture (colour
+        profiles apart, see `feature_digest`). That of a derived image depends on what it is made
+        from and on its signature, and needs no rendering.
 
     Raises
     ------
@@ -127,58 +189,124 @@ def content_digest(raw: RawImage) -> bytes:
     if isinstance(raw, DerivedImage):
         made_of = content_digest(raw.raw) + raw.signature.encode()
         return blake2b(made_of, digest_size=16, person=b"derived image").digest()
-    image = to_rgb(raw)
+    image, _ = _decoded(raw, None)
     # `person` keeps pixels apart from a file that happens to hold the same bytes.
     digest = blake2b(repr(image.size).encode(), digest_size=16, person=b"RGB pixels")
     digest.update(image.tobytes())
     return digest.digest()
 
 
-def size_in_memory(raw: RawImage) -> int:
-    """Bytes of the file that an image was read from; 0 for images that the caller holds."""
-    while isinstance(raw, DerivedImage):
-        raw = raw.raw
-    return len(raw) if isinstance(raw, bytes) else 0
-
-
-def pixel_limit(max_pixels: int | None) -> int | None:
-    """Pixels that an image file may have under ``max_pixels``, now; None for any number."""
-    return Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
-
-
-def check_header(raw: RawImage, max_pixels: int | None = None) -> None:
-    """Check cheaply what can be checked without decoding, before hours are spent on the rest.
+def feature_digest(raw: RawImage, max_pixels: int | None = None) -> bytes:
+    """Digest everything in an image that its features depend on.
 
     Parameters
     ----------
     raw : bytes, PIL image, ndarray or DerivedImage
         The content of an image file, or an image in memory.
     max_pixels : int or None, default=None
-        Pixels that an image file may have; None for ``PIL.Image.MAX_IMAGE_PIXELS``. Beyond twice
-        that number Pillow itself refuses.
+        See `check_header`.
+
+    Returns
+    -------
+    digest : bytes
+        `content_digest`, followed by what else determines the pixels: the colour profile, where
+        there is one to convert, and that ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` is set, for a
+        file that might be truncated.
+
+    Raises
+    ------
+    ValueError
+        If a PIL image cannot be decoded.
+    """
+    return content_digest(raw) + decoding_mark(raw, max_pixels)
+
+
+def decoding_mark(raw: RawImage, max_pixels: int | None = None) -> bytes:
+    """Return the part of `feature_digest` that is not the content; mostly empty.
+
+    Parameters
+    ----------
+    raw : bytes, PIL image, ndarray or DerivedImage
+        The content of an image file, or an image in memory.
+    max_pixels : int or None, default=None
+        See `check_header`.
+
+    Returns
+    -------
+    mark : bytes
+    """
+    raw = _innermost(raw)
+    if isinstance(raw, np.ndarray):
+        return b""
+    lenient = b"truncated" if ImageFile.LOAD_TRUNCATED_IMAGES else b""
+    if isinstance(raw, bytes):
+        if not may_hold_a_profile(raw):
+            return lenient
+        try:
+            image = _open(raw, max_pixels)
+        except ValueError:  # which is reported when its header is checked
+            return lenient
+    else:
+        image, lenient = raw, b""
+    profile = profile_to_convert(image)
+    if profile is None:
+        return lenient
+    return lenient + blake2b(profile, digest_size=16, person=b"to sRGB").digest()
+
+
+def size_in_memory(raw: RawImage) -> int:
+    """Return the number of bytes of the file that an image was read from; 0 for other images."""
+    raw = _innermost(raw)
+    return len(raw) if isinstance(raw, bytes) else 0
+
+
+def _innermost(raw: RawImage) -> bytes | Image.Image | npt.NDArray[np.uint8]:
+    while isinstance(raw, DerivedImage):
+        raw = raw.raw
+    return raw
+
+
+def pixel_limit(max_pixels: int | None) -> int | None:
+    """Return how many pixels an image file may have under ``max_pixels``; None for any number."""
+    if max_pixels is not None:
+        return max_pixels
+    with _limit_lock:
+        return _lifted[0] if _lifted else Image.MAX_IMAGE_PIXELS
+
+
+def check_header(raw: RawImage, max_pixels: int | None = None) -> None:
+    """Check what can be checked without decoding, before hours are spent on the rest.
+
+    Parameters
+    ----------
+    raw : bytes, PIL image, ndarray or DerivedImage
+        The content of an image file, or an image in memory.
+    max_pixels : int or None, default=None
+        Number of pixels that an image file may have, whatever limit Pillow is set to; None for
+        ``PIL.Image.MAX_IMAGE_PIXELS``, as this process has set it.
 
     Raises
     ------
     ValueError
         If the bytes begin no known image format, a side is shorter than `MIN_SIDE`, the image has
-        more pixels than it may or its values have no defined white level.
+        more pixels than it may have, or its values have no defined white level.
     """
-    while isinstance(raw, DerivedImage):
-        raw = raw.raw
-    _open(raw, max_pixels)
+    _open(_innermost(raw), max_pixels)
 
 
 def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
-    """Decode an image to RGB, upright, eight bits a channel.
+    """Decode an image to sRGB, upright, with eight bits per channel.
 
-    Transparency is dropped, not blended; of an animation this is the first frame; 16-bit grey
-    is scaled by 1 / 257 and rounded.
+    Transparency is dropped, not blended; of an animation the first frame is taken; 16-bit grey is
+    scaled by 1 / 257 and rounded. Where a colour profile is embedded that differs from sRGB, the
+    colours are converted. A damaged profile, that of a grey image, and one of another kind of
+    image than this are ignored.
 
     Parameters
     ----------
     raw : bytes, PIL image, ndarray or DerivedImage
-        The content of an image file, or an image in memory. It is not modified, save
-        that a PIL image still to be read from its file is read.
+        The content of an image file, or an image in memory. It is not modified, except that a
+        PIL image still to be read from its file is read.
     max_pixels : int or None, default=None
         See `check_header`.
 
@@ -190,35 +318,23 @@ def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
     Raises
     ------
     ValueError
-        If `check_header` does, the image data are truncated or damaged, or decoding takes more
-        than `DECODING_SECONDS`.
+        If `check_header` raises it, the image data are truncated or damaged, or decoding takes
+        more than `DECODING_SECONDS`.
     """
     if isinstance(raw, DerivedImage):
-        # RandomState, since numpy promises its numbers for ever, and those of a Generator not
+        # RandomState, since NumPy promises its numbers for ever, and not those of a Generator
         seed = np.frombuffer(content_digest(raw), dtype="<u4")
         image = raw.render(to_rgb(raw.raw, max_pixels), np.random.RandomState(seed)).convert("RGB")
         image.info = {}
         return image
-    image = _open(raw, max_pixels)
-    with _guarded(), _loading if image is raw else nullcontext():
-        image.load()
-        transpose = _transpose_of(image)  # after loading: TIFF turns itself upright there
-        if image is raw:
-            image = image.copy()
-    # Alpha is dropped and the orientation is known: what is left would only make Pillow translate
-    # a transparent colour, with warnings, and make the next reader turn the picture again.
-    image.info = {}
-    if image.mode.startswith("I"):
-        image = _scaled_to_8_bits(image)
-    with _guarded():
-        if image.mode == "La":  # the one mode that Pillow converts to nothing but its neighbour
-            image = image.convert("LA")
-        image = image.convert("RGB")
-        return image if transpose is None else image.transpose(transpose)
+    image, profile = _decoded(raw, max_pixels)
+    return image if profile is None else in_srgb(image, profile)
 
 
-def load_rgb(raw: RawImage, image_size: int, max_pixels: int | None = None) -> np.ndarray:
-    """Decode an image and squash it to a square.
+def load_rgb(
+    raw: RawImage, image_size: int, max_pixels: int | None = None
+) -> npt.NDArray[np.uint8]:
+    """Decode an image and resize it to a square (aspect ratio not kept).
 
     Parameters
     ----------
@@ -232,12 +348,14 @@ def load_rgb(raw: RawImage, image_size: int, max_pixels: int | None = None) -> n
     Returns
     -------
     pixels : ndarray of shape (image_size, image_size, 3) and dtype uint8
-        Scaled with Pillow's antialiased bilinear filter; C-contiguous and writable.
+        Resized with Pillow's antialiased bilinear filter, in RGB order; C-contiguous and writable.
+        The colours are those of `to_rgb`, but converted after resizing, which costs next to
+        nothing.
 
     Raises
     ------
     ValueError
-        If `to_rgb` does.
+        If `to_rgb` raises it.
 
     Examples
     --------
@@ -246,32 +364,85 @@ def load_rgb(raw: RawImage, image_size: int, max_pixels: int | None = None) -> n
     >>> load_rgb(np.full((480, 640), 7, np.uint8), 224)[0, 0]
     array([7, 7, 7], dtype=uint8)
     """
-    return np.array(squash(to_rgb(raw, max_pixels), image_size))
+    if isinstance(raw, DerivedImage):
+        if raw.on_square is not None:
+            return raw.on_square(load_rgb(raw.raw, image_size, max_pixels))
+        return np.array(squash(to_rgb(raw, max_pixels), image_size))
+    image, profile = _decoded(raw, max_pixels)
+    square = squash(image, image_size)
+    return np.array(square if profile is None else in_srgb(square, profile))
 
 
 def squash(image: Image.Image, side: int) -> Image.Image:
-    """Scale an image to a square with Pillow's antialiased bilinear filter.
+    """Resize an image to a square (aspect ratio not kept), with an antialiased bilinear filter.
 
-    Along the rows first, then along the columns. Pillow rounds in between, and newer releases take
-    some tall images the other way round, which changes many of their pixels by one.
+    Rows come first, then columns. Pillow rounds in between, and newer releases take some tall
+    images in the other order, which changes many of their pixels by one.
 
     Parameters
     ----------
     image : PIL image
+        The image to resize.
     side : int
-        In pixels.
+        Side of the square in pixels.
 
     Returns
     -------
     image : PIL image
-        The same with every release of Pillow.
+        The square, the same with every release of Pillow.
     """
     bilinear = Image.Resampling.BILINEAR
     return image.resize((side, image.height), bilinear).resize((side, side), bilinear)
 
 
-def _open(raw: bytes | Image.Image | np.ndarray, max_pixels: int | None) -> Image.Image:
-    """Give a PIL image, not decoded yet, that passed the checks of `check_header`."""
+def _decoded(
+    raw: bytes | Image.Image | npt.NDArray[np.uint8], max_pixels: int | None
+) -> tuple[Image.Image, bytes | None]:
+    """Return the upright RGB image, and the profile if its colours are still to be converted."""
+    image = _open(raw, max_pixels)
+    with _guarded(max_pixels):
+        with _loading if image is raw else nullcontext():
+            try:
+                image.load()
+            except Exception:
+                if image is raw and _was_closed(image):
+                    raise _Fault(
+                        "the PIL image was closed before it was read: call its load() before it "
+                        "is closed, or pass the path"
+                    ) from None
+                raise
+            transpose = _transpose_of(image)  # after loading: TIFF turns itself upright there
+            profile = profile_to_convert(image)
+            if image is raw:
+                image = image.copy()
+        # Alpha is dropped and the orientation is known: what is left would only make Pillow
+        # translate a transparent colour, with warnings, and make the next reader turn the picture
+        # again.
+        image.info = {}
+        if image.mode.startswith("I"):
+            image = _scaled_to_8_bits(image)
+        if profile is not None and image.mode == "CMYK":
+            image, profile = in_srgb(image, profile), None
+        if image.mode == "La":  # the one mode that Pillow converts to nothing but its neighbour
+            image = image.convert("LA")
+        image = image.convert("RGB")
+        return (image if transpose is None else image.transpose(transpose)), profile
+
+
+def _was_closed(image: Image.Image) -> bool:
+    """Tell whether a PIL image was closed before its pixels were read."""
+    try:
+        _ = image.im  # a ValueError where the image itself was closed
+    except ValueError:
+        return True
+    except (AssertionError, AttributeError):  # its pixels are still to be read
+        pass
+    file = getattr(image, "fp", None)
+    return bool(getattr(image, "tile", None)) and (file is None or getattr(file, "closed", False))
+
+
+def _open(raw: bytes | Image.Image | npt.NDArray[np.uint8], max_pixels: int | None) -> Image.Image:
+    """Return a PIL image, not decoded yet, that passed the checks of `check_header`."""
     if isinstance(raw, bytes):
         image = _open_bytes(raw, max_pixels)
     elif isinstance(raw, np.ndarray):
@@ -283,16 +454,20 @@ def _open(raw: bytes | Image.Image | np.ndarray, max_pixels: int | None) -> Imag
         image = raw
     _check_side(image.width, image.height)
     if image.mode == "F":
-        raise _no_white_level("floating point")
+        raise ValueError(_no_white_level("floating point"))
     return image
 
 
 def _open_bytes(raw: bytes, max_pixels: int | None) -> Image.Image:
-    with _guarded():
+    with _guarded(max_pixels):
         Image.preinit()  # the common formats come first, as Image.open tries them
         Image.init()
-        formats = [name for name in Image.ID if name not in _REFUSED_FORMATS]
-        image = Image.open(_TimedBytes(raw), formats=formats)
+        try:
+            image = _identified(raw)
+        except UnidentifiedImageError:
+            if not register_plugin(raw):
+                raise _Fault(why_unreadable(raw)) from None
+            image = _identified(raw)
         if image.format in ("JPEG", "MPO"):
             image.decodermaxblock = _BLOCK
     # Pillow itself only warns up to twice its own limit.
@@ -302,14 +477,24 @@ def _open_bytes(raw: bytes, max_pixels: int | None) -> Image.Image:
     return image
 
 
+def _identified(raw: bytes) -> ImageFile.ImageFile:
+    formats = [name for name in Image.ID if name not in _REFUSED_FORMATS]
+    return Image.open(_TimedBytes(raw), formats=formats)
+
+
 class _TimeIsUp(BaseException):
     """Raised into a decoder: not an Exception, which it might take for the end of the file."""
 
 
-class _TimedBytes(io.BytesIO):
-    """The bytes of a file, to be read within a bounded time of the thread.
+class _Fault(Exception):
+    """What is wrong with an image, in words."""
 
-    All decoders that can be busy for longer than their pixels account for read block by block.
+
+class _TimedBytes(io.BytesIO):
+    """The bytes of a file, which can be read for a limited time of the thread.
+
+    All decoders that can be busy for longer than their number of pixels explains read block by
+    block.
     """
 
     def __init__(self, raw: bytes) -> None:
@@ -339,13 +524,13 @@ def _transpose_of(image: Image.Image) -> Image.Transpose | None:
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
-        raise _no_white_level("beyond 16 bits")
+        raise _Fault(_no_white_level("beyond 16 bits"))
     # 257 is odd, so that no value lies halfway and adding half of it rounds exactly
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
-def _no_white_level(values: str) -> ValueError:
-    return ValueError(f"its values are {values}, with no defined white level: save it as 8 bits")
+def _no_white_level(values: str) -> str:
+    return f"its values are {values}, with no defined white level: save it as 8 bits"
 
 
 def _too_large(size: str, max_pixels: int | None = None) -> ValueError:
@@ -354,26 +539,30 @@ def _too_large(size: str, max_pixels: int | None = None) -> ValueError:
             f"the image is too large ({size}; max_pixels is {max_pixels}, raise it for files that "
             "you trust)"
         )
+    limit = pixel_limit(None)
     return ValueError(
-        f"the image is too large ({size}; PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}, "
-        "raise it for files that you trust)"
+        f"the image is too large ({size}; PIL.Image.MAX_IMAGE_PIXELS is {limit} in this process; "
+        "for files that you trust, raise it, or the parameter max_pixels, which worker processes "
+        "know, too)"
     )
 
 
 @contextmanager
-def _guarded() -> Iterator[None]:
+def _guarded(max_pixels: int | None) -> Iterator[None]:
     """Silence Pillow, and turn whatever it raises on hostile bytes into a reason."""
     try:
-        with _pillow_silenced():
+        with _pillow_silenced(), _pillow_limit_lifted(max_pixels):
             yield
     except UnidentifiedImageError:
         raise ValueError("the bytes are of no image format that can be read") from None
     except Image.DecompressionBombError as error:
-        raise _too_large(str(error)) from None
+        raise _too_large(str(error), max_pixels) from None
+    except _Fault as fault:
+        raise ValueError(str(fault)) from None
     except _TimeIsUp:
         raise ValueError(
-            f"decoding takes more than {DECODING_SECONDS} seconds, as of a file that is made to "
-            "keep its reader busy: save it anew"
+            f"decoding takes more than {DECODING_SECONDS} seconds, as it does for a file made to "
+            "keep its reader busy: save the image again"
         ) from None
     except Exception as error:
         raise ValueError(f"the image data are truncated or damaged ({brief(error)})") from error
@@ -394,3 +583,27 @@ def _pillow_silenced() -> AbstractContextManager[None]:
     if getattr(sys.flags, "context_aware_warnings", False):  # each thread has filters of its own
         return _warnings_of_pillow_ignored()
     return _silenced_for_all()
+
+
+@contextmanager
+def _no_limit() -> Iterator[None]:
+    global _lifted
+    with _limit_lock:
+        _lifted, Image.MAX_IMAGE_PIXELS = (Image.MAX_IMAGE_PIXELS,), None
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            (Image.MAX_IMAGE_PIXELS,), _lifted = _lifted, ()
+
+
+# Pillow's limit is that of the process, too.
+_limit_lifted = WhileAny(_no_limit)
+_lifted: tuple[int | None, ...] = ()  # the limit, while it is lifted
+_limit_lock = ThreadLock()
+
+
+def _pillow_limit_lifted(max_pixels: int | None) -> AbstractContextManager[None]:
+    """Set Pillow's own limit aside where ``max_pixels`` is above it."""
+    limit = None if max_pixels is None else pixel_limit(None)
+    return nullcontext() if limit is None or max_pixels <= limit else _limit_lifted()

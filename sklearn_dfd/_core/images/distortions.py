@@ -1,15 +1,16 @@
-"""What happens to images on their way: saved again, scaled, blurred, noisier, brighter."""
+"""Distortions that images undergo when they are shared: JPEG, scaling, blur, noise, brightness."""
 
 from collections.abc import Callable
 from io import BytesIO
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
 from sklearn_dfd._core.images.decoding import MIN_SIDE, content_digest, to_rgb
-from sklearn_dfd._core.images.sources import read_all
+from sklearn_dfd._core.images.sources import ImageLike, read_all
 from sklearn_dfd._core.sklearn_private import Interval, StrOptions, validate_params
 
 __all__ = ["distort"]
@@ -27,12 +28,12 @@ def _blur(image: Image.Image, sigma: float) -> Image.Image:
 
 
 def _noise(image: Image.Image, sigma: float) -> Image.Image:
-    # A seed from the image itself: the same noise wherever the image stands, more of it where
-    # sigma is larger, and a feature store knows the noisy image again.
+    # The seed comes from the image itself: the noise is the same wherever the image stands and
+    # grows with sigma, and a feature store recognises the noisy image.
     rng = np.random.default_rng(int.from_bytes(content_digest(image)))
     pixels = np.asarray(image)
     noisy = rng.standard_normal(pixels.shape, dtype=np.float32)
-    noisy *= sigma  # in place: a photograph of today is large in floating point
+    noisy *= sigma  # in place: a photograph is large in floating point
     noisy += pixels
     np.clip(np.rint(noisy, out=noisy), 0, 255, out=noisy)
     return Image.fromarray(noisy.astype(np.uint8))
@@ -48,12 +49,12 @@ def _brightness(image: Image.Image, factor: float) -> Image.Image:
 
 
 class Distortion(NamedTuple):
-    """How an image is distorted, how much, and what an axis says about it."""
+    """How an image is distorted, by how much, and how an axis labels it."""
 
     apply: Callable[[Image.Image, float], Image.Image]
     levels: tuple[float, ...]
     allowed: Interval
-    undistorted: float  # the level that changes nothing, for its place on an axis
+    undistorted: float  # the level that changes nothing, which is drawn on the axis
     descending: bool  # whether lower levels do more harm
     label: str
 
@@ -111,38 +112,45 @@ DISTORTIONS = {
     },
     prefer_skip_nested_validation=True,
 )
-def distort(image: Any, distortion: str, level: float) -> np.ndarray:
+def distort(
+    image: ImageLike,
+    distortion: Literal["jpeg", "resize", "blur", "noise", "brightness"],
+    level: float,
+) -> npt.NDArray[np.uint8]:
     """Distort one image, in the same way in every call.
 
     Parameters
     ----------
-    image : path, PIL image, ndarray of uint8 or bytes
-        The image; it is left as it is.
+    image : path, PIL image, ndarray of uint8, bytes or binary file object
+        The image. It is not modified. Arrays are in RGB order; for one of OpenCV, which is in BGR
+        order, pass ``image[..., ::-1]``.
 
     distortion : {"jpeg", "resize", "blur", "noise", "brightness"}
-        What happens to it, at its own size and upright:
+        How the image is changed, at its own size and upright:
 
         - "jpeg" saves it as JPEG, with Pillow's chroma subsampling (4:2:0);
         - "resize" scales width and height, with Pillow's antialiased bicubic filter;
         - "blur" is Pillow's Gaussian filter;
-        - "noise" adds independent Gaussian noise to each channel of each pixel; its seed is the
+        - "noise" adds independent Gaussian noise to each channel of each pixel, seeded by the
           content of the image;
-        - "brightness" multiplies all values, and cuts them off at 255.
+        - "brightness" multiplies all values and clips them at 255.
 
     level : int or float
-        How much of it: the quality from 1 to 95, the factor of the sides up to 4, the standard
-        deviation of the blur in pixels, that of the noise in grey levels of 0 to 255, the factor
-        of the brightness.
+        Strength of the distortion: the JPEG quality from 1 to 95, the factor by which the sides
+        are multiplied (up to 4), the standard deviation of the blur in pixels, that of the noise
+        in grey levels from 0 to 255, or the factor of the brightness.
 
     Returns
     -------
     pixels : ndarray of shape (height, width, 3) and dtype uint8
-        The distorted image, RGB.
+        The distorted image, in RGB order.
 
     Raises
     ------
-    ValueError, OSError, TypeError
-        If the level is out of its range, or the image cannot be used.
+    ValueError
+        If there is no such distortion, or the level is out of its range.
+    ImageError
+        If the image cannot be used.
 
     Examples
     --------
@@ -158,7 +166,20 @@ def distort(image: Any, distortion: str, level: float) -> np.ndarray:
 
 
 def check_level(distortion: str, level: float) -> None:
-    """Raise a ValueError for a level out of the range of its distortion."""
+    """Check that a level is in the range of its distortion.
+
+    Parameters
+    ----------
+    distortion : str
+        A name of `DISTORTIONS`.
+    level : int or float
+        The level to check.
+
+    Raises
+    ------
+    ValueError
+        If the level is out of the range.
+    """
     allowed = DISTORTIONS[distortion].allowed
     if not allowed.is_satisfied_by(level):
         level = np.asarray(level).tolist()

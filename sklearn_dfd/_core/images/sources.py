@@ -1,19 +1,21 @@
-"""Anything a person calls an image: what it is, where it is, and how to name it.
+"""Everything that may be passed as an image: what it is, where it is, and how messages name it.
 
-`as_image_list` turns what a person passes as ``X`` into a sequence of sources without reading any,
-and `read_source` fetches one, the only step that touches the disk. What is wrong with an image is
-said in a short sentence that leaves out which one it is: the caller knows, names it with
+`as_image_list` turns what is passed as ``X`` into a sequence of sources without reading any.
+`read_source` reads one, and is the only step that touches the disk. It states what is wrong in a
+short sentence that does not name the image. The caller knows which one it is, names it with
 `describe`, and collects the sentences in one `ImageError`.
 """
 
 import os
+import re
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import IO, Any, Protocol, TypeAlias, TypeVar, Union, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from sklearn_dfd._core.images.decoding import (
@@ -23,20 +25,38 @@ from sklearn_dfd._core.images.decoding import (
     check_array,
 )
 from sklearn_dfd._core.messages import brief, on_one_line
+from sklearn_dfd._core.runtime.process_state import ThreadLock
 from sklearn_dfd.exceptions import ImageError
 
-_MAX_BYTES = 2**30  # of a file: what is behind a path may be without end
+_MAX_BYTES = 2**30  # of a file: what is behind a path may have no end
+_URL = re.compile(r"(data:|[a-z][a-z0-9+.-]+:/)", re.IGNORECASE)
+_THAT_PYTHON_OPENS = re.compile(r"(data|https?|ftp|file):", re.IGNORECASE)
+
+#: Numbers of channels: of grey, colour, and colour with transparency.
+_CHANNELS = (1, 3, 4)
+
+# A file object has one position, and may stand in several rows.
+_reading = ThreadLock()
+
+
+@runtime_checkable
+class _ArchivePath(Protocol):
+    """A path within an archive, such as `zipfile.Path`."""
+
+    def open(self, mode: str) -> IO[bytes]: ...
+    def is_dir(self) -> bool: ...
+    def read_bytes(self) -> bytes: ...
 
 
 class ImageView(ABC):
     """An image that is made from another one when it is needed, and stands in ``X`` like any other.
 
     A subclass says how; `sklearn_dfd.augmentation.View` does it at random. It should be small and
-    immutable: it is pickled and sent to other processes.
+    immutable, since it is pickled and sent to other processes.
 
     Attributes
     ----------
-    source : path, PIL image, ndarray, bytes or ImageView
+    source : path, PIL image, ndarray, bytes, binary file object or ImageView
         The image that it is made from.
     """
 
@@ -47,42 +67,65 @@ class ImageView(ABC):
     @property
     @abstractmethod
     def signature(self) -> str:
-        """All that determines the view besides the content of `source`.
+        """All that determines the view apart from the content of `source`.
 
-        Features are kept by it: when `render` changes, so must the signature.
+        Features are kept under it: when `render` changes, the signature must change, too.
         """
 
     @abstractmethod
     def render(self, image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
         """Make the view from the upright RGB image, as RGB; threads do so at the same time.
 
-        All that is random comes from `random_state`, which is seeded by content and signature.
+        All randomness comes from `random_state`, which is seeded by content and signature.
         """
 
+    @property
+    def on_square(self) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None:
+        """Function that makes the same pixels from the resized source; None where there is none."""
+        return None
 
-def as_image_list(X: Any) -> Sequence[Any] | np.ndarray:
-    """Turn what a person passes as ``X`` into a sequence of images, reading none.
+
+#: Anything that may be passed as one image.
+ImageLike: TypeAlias = Union[
+    str,
+    "os.PathLike[str]",
+    Image.Image,
+    npt.NDArray[np.uint8],
+    bytes,
+    bytearray,
+    memoryview,
+    IO[bytes],
+    _ArchivePath,
+    ImageView,
+]
+
+_T = TypeVar("_T")
+
+
+def as_image_list(X: Any) -> Sequence[Any] | npt.NDArray[np.uint8]:
+    """Turn what is passed as ``X`` into a sequence of images, without reading any.
 
     Parameters
     ----------
     X : sequence or array
         A list, tuple, 1-D or (n_images, 1) array, Series or one-column DataFrame of images: paths,
-        PIL images, encoded bytes, uint8 arrays of shape (H, W), (H, W, 1), (H, W, 3) or
-        (H, W, 4), or an `ImageView` of such. Or one uint8 array of shape (n_images, H, W) or
-        (n_images, H, W, C) with C of 1, 3 or 4, which is returned as it is: items and slices of a
-        `numpy.memmap` stay views of it.
+        PIL images, encoded bytes, binary file objects, uint8 arrays of shape (H, W), (H, W, 1),
+        (H, W, 3) or (H, W, 4) in RGB order, or an `ImageView` of one of these. Or one uint8 array
+        of shape (n_images, H, W) or (n_images, H, W, C) with C of 1, 3 or 4, of which a view is
+        returned: items and slices of a `numpy.memmap` stay views of it.
 
     Returns
     -------
-    sources : list or ndarray
-        What `read_source` takes, one item an image.
+    sources : list or ndarray of shape (n_images, H, W, C)
+        What `read_source` takes, one item per image.
 
     Raises
     ------
     TypeError
-        If ``X`` is one image, or nothing that can hold images.
+        If ``X`` is a single image, or nothing that can hold images.
     ValueError
-        If ``X`` holds no image, several columns, or arrays of another shape.
+        If ``X`` holds no image, several columns, or arrays of another shape, or if it may be one
+        image as well as several.
 
     Examples
     --------
@@ -91,6 +134,12 @@ def as_image_list(X: Any) -> Sequence[Any] | np.ndarray:
     ['a.jpg', 'b.jpg']
     """
     if isinstance(X, str | os.PathLike):
+        if os.path.isdir(os.path.expanduser(X)):
+            raise TypeError(
+                f"X is the path of a folder, {describe(X)}: pass the images in it, "
+                "sklearn_dfd.datasets.load_image_folder(path).data for one with a subfolder per "
+                "class."
+            )
         raise TypeError(f"X is a single path, {describe(X)}: pass a list, [path].")
     if isinstance(X, Image.Image | bytes | bytearray | memoryview | ImageView):
         raise TypeError(f"X is a single image ({describe(X)}): pass a list, [image].")
@@ -100,7 +149,12 @@ def as_image_list(X: Any) -> Sequence[Any] | np.ndarray:
             "a Bunch of a dataset loader its .data."
         )
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
-        raise TypeError(f"X is a sparse matrix ({type(X).__name__}), images are dense.")
+        raise TypeError(
+            f"X is a sparse matrix ({type(X).__name__}), but images are dense: pass X.toarray() if "
+            "it holds pixels."
+        )
+    if hasattr(X, "read") or _is_archive_path(X):
+        raise TypeError(f"X is a single file ({describe(X)}): pass a list, [file].")
     if isinstance(X, np.ndarray):
         images = _from_array(X)
     elif hasattr(X, "shape") and hasattr(X, "columns"):  # a pandas or polars DataFrame
@@ -115,6 +169,13 @@ def as_image_list(X: Any) -> Sequence[Any] | np.ndarray:
         images = list(X)
     elif hasattr(X, "to_list"):  # a pandas or polars Series
         images = X.to_list()
+    elif hasattr(X, "__array__"):  # a tensor
+        raise TypeError(
+            f"X is a {_type_name(X)}: pass {_as_numpy(X, 'X')}, pixels of uint8 in RGB order with "
+            "the channels last."
+        )
+    elif isinstance(X, Iterator):
+        raise TypeError(f"X is of type {type(X).__name__}: pass list(X).")
     else:
         raise TypeError(
             f"X is of type {type(X).__name__}: pass a list, an array, a Series or a one-column "
@@ -128,31 +189,58 @@ def as_image_list(X: Any) -> Sequence[Any] | np.ndarray:
     return images
 
 
-def _from_array(X: np.ndarray) -> Sequence[Any] | np.ndarray:
+def _from_array(X: npt.NDArray[Any]) -> Sequence[Any] | npt.NDArray[np.uint8]:
     """Tell an array of images from an array that holds paths or images as objects."""
     if len(X.shape) > 0 and len(X) == 0:
         return []
-    if X.dtype.kind in "OUT":  # objects, and both kinds of numpy strings
+    if X.dtype.kind in "OUT":  # objects, and both kinds of NumPy's strings
         if X.ndim == 1 or (X.ndim == 2 and X.shape[1] == 1):
             return list(X.ravel())
         raise ValueError(
             f"X is an array of {X.dtype} of shape {X.shape}: paths or images come in an array of "
             "shape (n_images,) or (n_images, 1)."
         )
-    if X.dtype.kind == "S":  # numpy has already cut trailing zeros off: neither paths nor files
+    if X.dtype.kind == "S":  # NumPy has already cut trailing zeros off: neither paths nor files
         raise TypeError("X is an array of byte strings: pass paths as str, or files in a list.")
     if X.ndim < 3:
         raise ValueError(
             f"X is an array of {X.dtype} of shape {X.shape}: this looks like features, and images "
-            "are expected. For one grey image pass X[np.newaxis]."
+            "are expected."
+            + (" For one grey image pass X[np.newaxis, ..., np.newaxis]." if X.ndim == 2 else "")
         )
-    if X.ndim == 3 and X.shape[-1] in (1, 3, 4):
+    if X.ndim == 3 and X.shape[-1] in _CHANNELS:
         raise ValueError(
-            f"X is an array of shape {X.shape}, which is one image of {X.shape[-1]} channel(s): "
-            "pass X[np.newaxis]."
+            f"X is an array of shape {X.shape}, which may be one image of {X.shape[-1]} channel(s) "
+            f"or {X.shape[0]} grey image(s): pass X[np.newaxis] for one image, "
+            "X[..., np.newaxis] for grey ones."
+        )
+    if X.ndim == 3 and len(X) in (3, 4):
+        raise ValueError(
+            f"X is an array of shape {X.shape}, which may be one image with its {len(X)} channels "
+            f"first or {len(X)} grey images: pass np.moveaxis(X, 0, -1)[np.newaxis] for one image, "
+            "X[..., np.newaxis] for grey ones."
         )
     check_array(X, n_axes=3, name="X")
-    return X
+    # with an axis of channels a slice of it cannot be taken for one image either
+    return X[..., np.newaxis] if X.ndim == 3 else X
+
+
+def _is_archive_path(source: Any) -> bool:
+    return isinstance(source, _ArchivePath) and not isinstance(source, os.PathLike)
+
+
+def _type_name(source: Any) -> str:
+    """Return the name of a type with the package that it comes from."""
+    kind = type(source)
+    package = kind.__module__.partition(".")[0]
+    return kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
+
+
+def _as_numpy(tensor: Any, name: str) -> str:
+    """Return the code that turns a tensor into an array of NumPy."""
+    if type(tensor).__module__.partition(".")[0] == "torch":
+        return f"{name}.detach().cpu().numpy()"
+    return f"np.asarray({name})"
 
 
 def describe(source: Any) -> str:
@@ -166,8 +254,8 @@ def describe(source: Any) -> str:
     Returns
     -------
     name : str
-        The quoted path, of a PIL image too that knows its file, or what kind of image it is; for
-        a view, what it is a view of.
+        The quoted path, also of a PIL image or a file object that knows its file, or the kind of
+        image; for a view, what it is a view of.
 
     Examples
     --------
@@ -179,29 +267,51 @@ def describe(source: Any) -> str:
     array (480, 640, 3)
     """
     if isinstance(source, str | os.PathLike):
-        # str() since numpy's strings have a repr of their own
+        # str() since NumPy's strings have a repr of their own
         return repr(str(os.fsdecode(source)))
     if isinstance(source, Image.Image):
-        path = getattr(source, "filename", None)
-        if path and isinstance(path, str | bytes | os.PathLike):
-            return repr(str(os.fsdecode(path)))
-        return f"PIL image ({source.mode}, {source.width}x{source.height})"
+        return _file_name(source, "filename") or (
+            f"PIL image ({source.mode}, {source.width}x{source.height})"
+        )
     if isinstance(source, np.ndarray):
         return f"array {source.shape}"
     if isinstance(source, bytes | bytearray | memoryview):
         return f"{memoryview(source).nbytes} bytes"
     if isinstance(source, ImageView):
         return f"view of {describe(source.source)}"
-    return on_one_line(type(source).__name__)
+    if _is_archive_path(source):
+        return repr(str(source))
+    return _file_name(source, "name") or on_one_line(type(source).__name__)
 
 
-def rows_of_nan(failures, n_images):
-    """Say which rows are NaN, and why."""
+def _file_name(source: Any, attribute: str) -> str | None:
+    if attribute == "name" and not hasattr(source, "read"):
+        return None
+    path = getattr(source, attribute, None)
+    if path and isinstance(path, str | bytes | os.PathLike):
+        return repr(str(os.fsdecode(path)))
+    return None
+
+
+def rows_of_nan(failures: list[tuple[int, str, str]], n_images: int) -> str:
+    """Return the text of a warning that says which rows are NaN, and why.
+
+    Parameters
+    ----------
+    failures : list of (int, str, str)
+        Row, name and reason of each image that cannot be used.
+    n_images : int
+        Number of images.
+
+    Returns
+    -------
+    text : str
+    """
     return str(ImageError(failures, n_images, hint="Their rows are NaN.", n_shown=None))
 
 
-def number_by_origin(images: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Give images numbers, and all views of an image its number.
+def number_by_origin(images: Sequence[Any] | npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Assign a number to each image, and to all views of an image its number.
 
     Parameters
     ----------
@@ -211,8 +321,8 @@ def number_by_origin(images: Sequence[Any] | np.ndarray) -> np.ndarray:
     Returns
     -------
     numbers : ndarray of shape (n_images,), dtype int64
-        From 0 in order of appearance. Paths and bytes are the same origin if they are equal, other
-        images if they are one object: nothing is read.
+        Numbers from 0 in order of appearance. Paths and bytes have the same origin if they are
+        equal, other images if they are the same object: nothing is read.
 
     Examples
     --------
@@ -227,38 +337,48 @@ def number_by_origin(images: Sequence[Any] | np.ndarray) -> np.ndarray:
     return np.array([seen.setdefault(_origin(i), len(seen)) for i in images], dtype=np.int64)
 
 
-def _origin(image: Any) -> Hashable:
+def origin_of(image: Any) -> Any:
+    """Return the image that a view is made from, however often; another image as it is."""
     while isinstance(image, ImageView):
         image = image.source
+    return image
+
+
+def _origin(image: Any) -> Hashable:
+    image = origin_of(image)
     if isinstance(image, str | os.PathLike):
         return os.fsdecode(image)
+    if _is_archive_path(image):
+        return str(image)
     return image if isinstance(image, bytes) else id(image)
 
 
 def read_source(source: Any) -> RawImage:
-    """Fetch one image: the bytes of a file, anything else as it is.
+    """Read one image: the bytes of a file; anything else is returned as it is.
 
     Parameters
     ----------
-    source : str, path-like, PIL image, ndarray of uint8, bytes-like or ImageView
-        One item of what `as_image_list` returns.
+    source : path, PIL image, ndarray of uint8, bytes-like, binary file object or ImageView
+        One item of what `as_image_list` returns. A path may begin with ``~`` and may be a
+        `zipfile.Path`. A file object is read from its beginning, and left at its position.
 
     Returns
     -------
     raw : bytes, PIL image, ndarray or DerivedImage
-        The encoded bytes for paths and bytes; for a view, the content of its source and how to
-        make it; otherwise ``source`` itself.
+        The encoded bytes for paths, file objects and bytes; for a view, the content of its source
+        and how to make the view; otherwise ``source`` itself.
 
     Raises
     ------
     OSError
-        If the path is no regular file that can be read: FileNotFoundError, IsADirectoryError,
-        PermissionError, or OSError itself for pipes, devices, loops of links and files of more
-        than 1 GiB.
+        If the path is not that of a regular file that can be read: FileNotFoundError,
+        IsADirectoryError, PermissionError, or OSError itself for pipes, devices, loops of links
+        and files of more than 1 GiB.
     TypeError
         If ``source`` is nothing that can be an image.
     ValueError
-        If the file is empty, the path cannot exist, or an array has the wrong shape.
+        If the file is empty or closed, no file can have this path, or an array has the wrong
+        shape.
     """
     if isinstance(source, str | os.PathLike):
         return _read_file(source)
@@ -272,33 +392,69 @@ def read_source(source: Any) -> RawImage:
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, ImageView):
-        return DerivedImage(read_source(source.source), source.signature, source.render)
+        raw = read_source(source.source)
+        return DerivedImage(raw, source.signature, source.render, source.on_square)
+    if _is_archive_path(source):
+        return _read_from_archive(source)
+    if hasattr(source, "read"):
+        return _read_file_object(source)
+    if hasattr(source, "__array__") and hasattr(source, "shape") and hasattr(source, "dtype"):
+        raise TypeError(
+            f"it is a {_type_name(source)}: pass {_as_numpy(source, 'image')}, of dtype uint8 in "
+            "RGB order with the channels last"
+        )
     raise TypeError(f"it is of type {type(source).__name__}; {AN_IMAGE_IS}")
 
 
+class Reader:
+    """Reads images one after another, and one that comes twice in a row once.
+
+    A photograph and its views thus share the bytes of one file.
+    """
+
+    def __init__(self) -> None:
+        self._source: Any = None
+        self._outcome: RawImage | Exception | None = None
+
+    def __call__(self, source: Any) -> RawImage:
+        """Read one image, as `read_source` does."""
+        if isinstance(source, ImageView):
+            raw = self(source.source)
+            return DerivedImage(raw, source.signature, source.render, source.on_square)
+        if source is not self._source or self._outcome is None:
+            try:
+                self._outcome = read_source(source)
+            except (OSError, ValueError, TypeError) as error:
+                self._outcome = error
+            self._source = source
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+
 def read_all(
-    images: Sequence[Any] | np.ndarray,
-    read: Callable[[RawImage], Any],
+    images: Sequence[Any] | npt.NDArray[np.uint8],
+    read: Callable[[RawImage], _T],
     rows: Iterable[int] | None = None,
-    apply: Callable[[Callable, Iterable], Iterable] = map,
-) -> list[Any]:
-    """Fetch and read images, with one error for all of them that cannot be used.
+    apply: Callable[..., Iterable[Any]] = map,
+) -> list[_T]:
+    """Read images, and raise one error for all of them that cannot be used.
 
     Parameters
     ----------
     images : list or ndarray
         What `as_image_list` returns.
     read : callable
-        From what `read_source` returns to anything, as `decoding.to_rgb`.
+        Function of what `read_source` returns, such as `decoding.to_rgb`.
     rows : iterable of int, default=None
-        Which of the images; None for all.
+        Which of the images to read; None for all.
     apply : callable, default=map
-        Applies a function to each item as `map` does: the ``map`` of an executor, say.
+        Applies a function to each item as `map` does, such as the ``map`` of an executor.
 
     Returns
     -------
     done : list
-        What `read` returned, an item a row.
+        What `read` returned, one item per row.
 
     Raises
     ------
@@ -324,8 +480,55 @@ def _read_or_fault(read: Callable[[RawImage], Any], source: Any) -> tuple[Any, s
         return None, str(error)
 
 
-def _read_file(path: str | os.PathLike) -> bytes:
+def _read_file_object(file: Any) -> bytes:
+    """Read a binary file object from its beginning, and put its position back."""
+    if getattr(file, "closed", False):
+        raise ValueError("the file object is closed: pass its path, or read it before closing it")
+    with _reading:
+        try:
+            before = file.tell()
+            file.seek(0)
+            content = file.read(_MAX_BYTES + 1)
+            file.seek(before)
+        except (AttributeError, OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"the file object cannot be read more than once ({brief(error)}): pass the bytes "
+                "that its read() returns"
+            ) from None
+    if isinstance(content, str):
+        raise TypeError('it is a file opened as text: open it with the mode "rb"')
+    return _checked(content)
+
+
+def _read_from_archive(path: Any) -> bytes:
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder in an archive: pass the files in it")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise FileNotFoundError("the file does not exist in the archive") from None
+    except IsADirectoryError:
+        raise
+    except Exception as error:  # of the archive's own: it may be damaged, closed or encrypted
+        raise OSError(f"the file cannot be read from the archive ({brief(error)})") from None
+    return _checked(content)
+
+
+def _checked(content: bytes) -> bytes:
+    if not content:
+        raise ValueError("the file is empty")
+    if len(content) > _MAX_BYTES:
+        raise OSError(_TOO_LONG)
+    return bytes(content)
+
+
+_TOO_LONG = f"it is larger than {_MAX_BYTES:,} bytes, as no photograph is"
+
+
+def _read_file(path: "str | os.PathLike[str]") -> bytes:
     """Read a regular file, never waiting for a pipe or waking a device."""
+    path = os.path.expanduser(path)
     try:
         # Before opening, since that alone may wait or rewind a tape; and again afterwards, since
         # the name may by then stand for something else, which O_NONBLOCK keeps from waiting.
@@ -333,19 +536,33 @@ def _read_file(path: str | os.PathLike) -> bytes:
         with open(path, "rb", opener=_open_without_waiting) as file:
             _check_regular(os.fstat(file.fileno()))
             content = file.read(_MAX_BYTES)  # it may grow meanwhile
-    except FileNotFoundError:
-        raise FileNotFoundError("the file does not exist") from None
     except IsADirectoryError:
-        raise IsADirectoryError("it is a directory, not a file") from None
+        raise IsADirectoryError(
+            "it is a folder, not a file: pass the images in it, "
+            "sklearn_dfd.datasets.load_image_folder(path).data for one with a subfolder per class"
+        ) from None
     except PermissionError:
         raise PermissionError("there is no permission to read the file") from None
     except OSError as error:  # the text of the system without the path that str(error) repeats
+        if _URL.match(os.fsdecode(path)):
+            raise FileNotFoundError(_what_to_do_with_a_url(os.fsdecode(path))) from None
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError("the file does not exist") from None
         raise type(error)(f"the file cannot be read ({error.strerror or error})") from None
     except ValueError as error:  # a NUL, or characters that the file system cannot encode
         raise ValueError(f"no file can have this name ({brief(error)})") from None
     if not content:
         raise ValueError("the file is empty")
     return content
+
+
+def _what_to_do_with_a_url(url: str) -> str:
+    if _THAT_PYTHON_OPENS.match(url):
+        return (
+            "it is a URL, and nothing is downloaded: pass the bytes, "
+            "urllib.request.urlopen(url).read(), or the path of the downloaded file"
+        )
+    return "it is a URL, and nothing is downloaded: pass the path of the downloaded file"
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -358,4 +575,4 @@ def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise OSError("it is a pipe, a socket or a device")
     if status.st_size > _MAX_BYTES:
-        raise OSError(f"it is larger than {_MAX_BYTES:,} bytes, as no photograph is")
+        raise OSError(_TOO_LONG)
