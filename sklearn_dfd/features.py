@@ -1,7 +1,6 @@
 """The transformer: from images to rows of features of the frozen blocks of MobileNetV2."""
 
 import multiprocessing
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from numbers import Integral
@@ -20,6 +19,7 @@ from sklearn_dfd._core.callbacks import CallbackSupportMixin
 from sklearn_dfd._core.extraction import Extraction
 from sklearn_dfd._core.feature_rows import FeatureRows, Origin
 from sklearn_dfd._core.images.sources import as_image_list, describe, rows_of_nan
+from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd._core.network.engines import onnx_engine, resolve_engine, torch_engine
 from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
 from sklearn_dfd._core.persistence import restored_state, saved_state
@@ -318,7 +318,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         """
         features, failures = features_and_failures(self, X)
         if failures:
-            warnings.warn(rows_of_nan(failures, len(features)), stacklevel=2)
+            warn_user(rows_of_nan(failures, len(features)))
         return features
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:

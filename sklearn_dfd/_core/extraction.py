@@ -5,7 +5,6 @@ module knows images and stores; the network is a function from pixels to rows.
 """
 
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -27,6 +26,7 @@ from sklearn_dfd._core.images.decoding import (
     size_in_memory,
 )
 from sklearn_dfd._core.images.sources import Reader, origin_of
+from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner, row_key
 
 _CHUNK = 64  # images surveyed and claimed together
@@ -334,7 +334,7 @@ class Extraction:
         except OSError as error:
             with suppress(OSError):  # nobody should wait for what will not come
                 self.store.release(self.owner)
-            warnings.warn(f"{error}; features are kept in this process only.", stacklevel=2)
+            warn_user(f"{error}; features are kept in this process only.")
             self.store = IN_PROCESS
             return self._ask(method, *args)
 

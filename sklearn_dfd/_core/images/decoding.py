@@ -605,5 +605,8 @@ _limit_lock = ThreadLock()
 
 def _pillow_limit_lifted(max_pixels: int | None) -> AbstractContextManager[None]:
     """Set Pillow's own limit aside where ``max_pixels`` is above it."""
-    limit = None if max_pixels is None else pixel_limit(None)
-    return nullcontext() if limit is None or max_pixels <= limit else _limit_lifted()
+    if max_pixels is not None:
+        limit = pixel_limit(None)
+        if limit is not None and max_pixels > limit:
+            return _limit_lifted()
+    return nullcontext()
