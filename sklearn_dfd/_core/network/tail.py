@@ -7,7 +7,7 @@ pool returns it, would be copied by each layer before it.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -200,12 +200,14 @@ def _pooled(blocks: nn.Sequential, maps: Tensor, training: bool) -> Tensor:
     return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
 
 
-def _units(block: nn.Module) -> Iterator[Any]:
-    """Yield each convolution of a block with its BatchNorm, and whether ReLU6 follows."""
+def _units(block: nn.Module) -> list[tuple[Any, Any, bool]]:
+    """Return each convolution of a block with its BatchNorm, and whether ReLU6 follows."""
     layers = [m for m in block.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.ReLU6)]
-    for i, layer in enumerate(layers):
-        if isinstance(layer, nn.Conv2d):
-            yield layer, layers[i + 1], i + 2 < len(layers) and isinstance(layers[i + 2], nn.ReLU6)
+    return [
+        (layer, layers[i + 1], i + 2 < len(layers) and isinstance(layers[i + 2], nn.ReLU6))
+        for i, layer in enumerate(layers)
+        if isinstance(layer, nn.Conv2d)
+    ]
 
 
 def _trained_unit(convolution: Any, norm: Any, clamped: bool, x: Tensor) -> Tensor:
