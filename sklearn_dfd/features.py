@@ -1,6 +1,9 @@
 """The transformer: images in, rows of features of MobileNetV2's frozen blocks out."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from numbers import Integral
 from os import PathLike
@@ -331,6 +334,23 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         return int(np.prod(feature_shape(self.layer_, self.image_size)))
 
 
+_ALWAYS_RAISE = ContextVar("_ALWAYS_RAISE", default=False)
+
+
+@contextmanager
+def image_errors_are_raised() -> Iterator[None]:
+    """Raise an ImageError for unusable images within this block, whatever ``on_error`` says.
+
+    For callers that go on past such images themselves: a row of NaN would be an error, or a
+    judgement of nothing, in the steps after the transformer.
+    """
+    token = _ALWAYS_RAISE.set(True)
+    try:
+        yield
+    finally:
+        _ALWAYS_RAISE.reset(token)
+
+
 def features_and_failures(transformer, X):
     """Return the features, and row, name and reason of each image whose row is NaN."""
     check_is_fitted(transformer)
@@ -342,7 +362,7 @@ def features_and_failures(transformer, X):
     )
     if transformer.precision != "float32":
         recipe += f" {transformer.precision}"
-    go_on = transformer.on_error == "nan"
+    go_on = transformer.on_error == "nan" and not _ALWAYS_RAISE.get()
     with one_core_threads(transformer.n_jobs) as pool:
         extraction = Extraction(
             images,
