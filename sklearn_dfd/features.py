@@ -1,7 +1,9 @@
 """The transformer: from images to rows of features of the frozen blocks of MobileNetV2."""
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from numbers import Integral
 from os import PathLike
@@ -382,6 +384,23 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         return int(np.prod(feature_shape(self.layer_, self.image_size)))
 
 
+_ALWAYS_RAISE = ContextVar("_ALWAYS_RAISE", default=False)
+
+
+@contextmanager
+def image_errors_are_raised() -> Iterator[None]:
+    """Raise an ImageError for unusable images within this block, whatever ``on_error`` says.
+
+    For callers that go on past such images themselves: a row of NaN would be an error, or a
+    judgement of nothing, in the steps after the transformer.
+    """
+    token = _ALWAYS_RAISE.set(True)
+    try:
+        yield
+    finally:
+        _ALWAYS_RAISE.reset(token)
+
+
 def features_and_failures(
     transformer: MobileNetV2Features, X: Any
 ) -> tuple[npt.NDArray[np.float32], list[tuple[int, str, str]]]:
@@ -415,7 +434,7 @@ def features_and_failures(
     )
     if transformer.precision != "float32":
         recipe += f" {transformer.precision}"
-    go_on = transformer.on_error == "nan"
+    go_on = transformer.on_error == "nan" and not _ALWAYS_RAISE.get()
     with one_core_threads(transformer.n_jobs) as pool:
         extraction = Extraction(
             images,

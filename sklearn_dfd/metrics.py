@@ -1,18 +1,24 @@
-"""The scores of forensics that scikit-learn lacks, and how far any score can be trusted."""
+"""Scores of image forensics that scikit-learn lacks, and confidence intervals for any score."""
 
+from collections.abc import Callable
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.metrics import make_scorer, roc_curve
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.multiclass import type_of_target
 
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.sklearn_private import Interval, validate_params
+from sklearn_dfd._core.validation import Label, resolve_pos_label
 
 __all__ = [
     "bootstrap_interval",
     "equal_error_rate",
+    "make_neg_equal_error_rate_scorer",
+    "make_tpr_at_fpr_scorer",
     "neg_equal_error_rate_scorer",
     "tpr_at_fpr",
     "tpr_at_fpr_scorer",
@@ -27,11 +33,18 @@ _CURVE_CONSTRAINTS = {
 
 
 @validate_params(_CURVE_CONSTRAINTS, prefer_skip_nested_validation=True)
-def equal_error_rate(y_true, y_score, *, pos_label=None, sample_weight=None):
+def equal_error_rate(
+    y_true: npt.ArrayLike,
+    y_score: npt.ArrayLike,
+    *,
+    pos_label: Label | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+) -> float:
     """Error rate at the threshold where both kinds of error are equally frequent.
 
-    Where the false positive rate equals the false negative rate. 0 is best, 0.5 is guessing. It
-    sums up the whole curve in one number, whatever the share of the classes.
+    At this threshold the false positive rate equals the false negative rate. The best value is 0,
+    and guessing gives 0.5. It sums up the whole ROC curve in one number that does not depend on
+    how frequent the classes are.
 
     Parameters
     ----------
@@ -42,8 +55,8 @@ def equal_error_rate(y_true, y_score, *, pos_label=None, sample_weight=None):
         Scores of the positive class: probabilities or the decision function.
 
     pos_label : int, float, bool or str, default=None
-        The positive class; None for the greater of the two labels, as in
-        :func:`sklearn.metrics.roc_auc_score`.
+        The positive class. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
+        booleans, as in scikit-learn. With any other labels it must be given.
 
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the samples.
@@ -51,24 +64,25 @@ def equal_error_rate(y_true, y_score, *, pos_label=None, sample_weight=None):
     Returns
     -------
     eer : float
-        From 0 to 1; NaN, with an ``UndefinedMetricWarning``, where ``y_true`` holds one class.
+        The rate, from 0 to 1. It is NaN, with an ``UndefinedMetricWarning``, where ``y_true``
+        holds one class only.
 
     Raises
     ------
     ValueError
-        For more than two classes, a ``pos_label`` that is neither of two, lengths that differ, or
-        scores that are NaN or infinite.
+        If ``y_true`` holds more than two classes, ``pos_label`` is not one of them or is needed
+        and missing, lengths differ, or scores are NaN or infinite.
 
     See Also
     --------
-    tpr_at_fpr : Share of positives found at few false alarms.
-    neg_equal_error_rate_scorer : Its negative, for ``scoring=``.
+    tpr_at_fpr : Share of positives found at a low false positive rate.
+    make_neg_equal_error_rate_scorer : Makes a scorer of its negative, for ``scoring=``.
 
     Notes
     -----
     With few samples no threshold makes the two rates exactly equal. The ROC curve is therefore
-    taken as straight between its points, as the area under it takes it. Samples of one score are
-    one step of the curve, so that their order does not matter.
+    taken as straight between its points, as it is for the area under it. Samples of equal score
+    form one step of the curve, so that their order does not matter.
 
     Examples
     --------
@@ -76,8 +90,11 @@ def equal_error_rate(y_true, y_score, *, pos_label=None, sample_weight=None):
     >>> equal_error_rate([0, 0, 0, 0, 1, 1, 1, 1], [0.1, 0.2, 0.3, 0.6, 0.5, 0.7, 0.8, 0.9])
     0.25
     """
-    fpr, tpr = _roc(y_true, y_score, pos_label, sample_weight)
-    # fpr minus fnr grows from -1 to 1 along the curve: each point adds to at least one of the two
+    call = (
+        "equal_error_rate(y_true, y_score, {0}) or scoring=make_neg_equal_error_rate_scorer({0})."
+    )
+    fpr, tpr = _roc(y_true, y_score, pos_label, sample_weight, call)
+    # fpr - fnr grows from -1 to 1 along the curve, as each point adds to at least one of the two
     return float(np.interp(0, fpr + tpr - 1, fpr))
 
 
@@ -85,11 +102,18 @@ def equal_error_rate(y_true, y_score, *, pos_label=None, sample_weight=None):
     {**_CURVE_CONSTRAINTS, "max_fpr": [Interval(Real, 0, 1, closed="both")]},
     prefer_skip_nested_validation=True,
 )
-def tpr_at_fpr(y_true, y_score, *, max_fpr=0.01, pos_label=None, sample_weight=None):
+def tpr_at_fpr(
+    y_true: npt.ArrayLike,
+    y_score: npt.ArrayLike,
+    *,
+    max_fpr: float = 0.01,
+    pos_label: Label | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+) -> float:
     """Share of positives found at a threshold that keeps false alarms rare.
 
-    The highest true positive rate of all thresholds at which the false positive rate is at most
-    ``max_fpr``. Biometrics calls it TAR at a FAR.
+    This is the highest true positive rate among all thresholds whose false positive rate is at
+    most ``max_fpr``. In biometrics it is called the TAR at a given FAR.
 
     Parameters
     ----------
@@ -103,8 +127,8 @@ def tpr_at_fpr(y_true, y_score, *, max_fpr=0.01, pos_label=None, sample_weight=N
         The largest share of negatives that may be called positive.
 
     pos_label : int, float, bool or str, default=None
-        The positive class; None for the greater of the two labels, as in
-        :func:`sklearn.metrics.roc_auc_score`.
+        The positive class. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
+        booleans, as in scikit-learn. With any other labels it must be given.
 
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the samples.
@@ -112,24 +136,26 @@ def tpr_at_fpr(y_true, y_score, *, max_fpr=0.01, pos_label=None, sample_weight=N
     Returns
     -------
     tpr : float
-        From 0 to 1; NaN, with an ``UndefinedMetricWarning``, where ``y_true`` holds one class.
+        The rate, from 0 to 1. It is NaN, with an ``UndefinedMetricWarning``, where ``y_true``
+        holds one class only.
 
     Raises
     ------
     ValueError
-        For more than two classes, a ``pos_label`` that is neither of two, lengths that differ, or
-        scores that are NaN or infinite.
+        If ``y_true`` holds more than two classes, ``pos_label`` is not one of them or is needed
+        and missing, lengths differ, or scores are NaN or infinite.
 
     See Also
     --------
-    equal_error_rate : Where both kinds of error are equally frequent.
-    tpr_at_fpr_scorer : For ``scoring=``, at 1 %.
+    equal_error_rate : Error rate where both kinds of error are equally frequent.
+    make_tpr_at_fpr_scorer : Makes a scorer of this rate, for ``scoring=``.
 
     Notes
     -----
-    Nothing is interpolated: there is a threshold that does what the number says. With fewer than
-    ``1 / max_fpr`` negatives it is therefore the share of positives above all negatives, which
-    changes much from sample to sample: look at :func:`bootstrap_interval`.
+    Nothing is interpolated: there is a threshold that attains the rate. With fewer than
+    ``1 / max_fpr`` negatives no false alarm is allowed at all, so that the rate is the share of
+    positives above every negative. It then varies much from sample to sample, which
+    :func:`bootstrap_interval` shows.
 
     Examples
     --------
@@ -138,33 +164,30 @@ def tpr_at_fpr(y_true, y_score, *, max_fpr=0.01, pos_label=None, sample_weight=N
     >>> y_score = [0.1, 0.2, 0.3, 0.8, 0.5, 0.7, 0.8, 0.9]
     >>> tpr_at_fpr(y_true, y_score), tpr_at_fpr(y_true, y_score, max_fpr=0.25)
     (0.25, 1.0)
-
-    At another rate in a search or a cross-validation:
-
-    >>> from sklearn.metrics import make_scorer
-    >>> scorer = make_scorer(
-    ...     tpr_at_fpr, max_fpr=0.1, response_method=("decision_function", "predict_proba")
-    ... )
     """
-    fpr, tpr = _roc(y_true, y_score, pos_label, sample_weight)
+    call = "tpr_at_fpr(y_true, y_score, {0}) or scoring=make_tpr_at_fpr_scorer({0})."
+    fpr, tpr = _roc(y_true, y_score, pos_label, sample_weight, call)
     if np.isnan(tpr[-1] + fpr[-1]):
         return float("nan")
     return float(tpr[fpr <= max_fpr][-1])
 
 
-def _roc(y_true, y_score, pos_label, sample_weight):
-    """All points of the ROC curve; NaN, after scikit-learn's warning, where one class is there."""
+def _roc(
+    y_true: npt.ArrayLike,
+    y_score: npt.ArrayLike,
+    pos_label: Label | None,
+    sample_weight: npt.ArrayLike | None,
+    call: str,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return all points of the ROC curve; NaN, after scikit-learn's warning, for one class."""
     y_type = type_of_target(y_true, input_name="y_true")
     if y_type != "binary":
         raise ValueError(f"{y_type} format is not supported: y_true must hold two classes.")
     labels = np.unique(y_true)
     if not len(labels):
         raise ValueError("y_true holds no samples.")
-    if pos_label is None:
-        pos_label = labels[-1]
-    elif len(labels) == 2 and pos_label not in labels.tolist():
-        pos_label = np.asarray(pos_label).tolist()
-        raise ValueError(f"pos_label={pos_label!r} is not a label of y_true: {labels.tolist()}.")
+    if pos_label is None or len(labels) == 2:
+        pos_label = resolve_pos_label(pos_label, labels, call)
     fpr, tpr, _ = roc_curve(
         y_true, y_score, pos_label=pos_label, sample_weight=sample_weight, drop_intermediate=False
     )
@@ -173,13 +196,97 @@ def _roc(y_true, y_score, pos_label, sample_weight):
 
 _RESPONSE = ("decision_function", "predict_proba")
 
-#: Scorer for ``scoring=`` of minus :func:`equal_error_rate`, so that greater is better.
-neg_equal_error_rate_scorer = make_scorer(
-    equal_error_rate, greater_is_better=False, response_method=_RESPONSE
-)
 
-#: Scorer for ``scoring=`` of :func:`tpr_at_fpr` at a false positive rate of at most 1 %.
-tpr_at_fpr_scorer = make_scorer(tpr_at_fpr, response_method=_RESPONSE)
+@validate_params({"pos_label": [Real, str, "boolean", None]}, prefer_skip_nested_validation=True)
+def make_neg_equal_error_rate_scorer(*, pos_label: Label | None = None) -> Callable[..., float]:
+    """Make a scorer of minus :func:`equal_error_rate`, so that greater is better.
+
+    Parameters
+    ----------
+    pos_label : int, float, bool or str, default=None
+        The positive class. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
+        booleans, as in scikit-learn. With any other labels it must be given.
+
+    Returns
+    -------
+    scorer : callable
+        Scorer for ``scoring=`` of cross-validation and searches, called as
+        ``scorer(estimator, X, y)``.
+
+    See Also
+    --------
+    make_tpr_at_fpr_scorer : Scorer of the share of positives found at a low false positive rate.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from sklearn_dfd.metrics import make_neg_equal_error_rate_scorer
+    >>> X, y = make_classification(random_state=0)
+    >>> labels = ["fake" if label else "real" for label in y]
+    >>> scorer = make_neg_equal_error_rate_scorer(pos_label="fake")
+    >>> bool((cross_val_score(LogisticRegression(), X, labels, scoring=scorer) > -0.5).all())
+    True
+    """
+    return make_scorer(
+        equal_error_rate, greater_is_better=False, response_method=_RESPONSE, pos_label=pos_label
+    )
+
+
+@validate_params(
+    {
+        "max_fpr": [Interval(Real, 0, 1, closed="both")],
+        "pos_label": [Real, str, "boolean", None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def make_tpr_at_fpr_scorer(
+    *, max_fpr: float = 0.01, pos_label: Label | None = None
+) -> Callable[..., float]:
+    """Make a scorer of :func:`tpr_at_fpr`.
+
+    Parameters
+    ----------
+    max_fpr : float, default=0.01
+        The largest share of negatives that may be called positive.
+
+    pos_label : int, float, bool or str, default=None
+        The positive class. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
+        booleans, as in scikit-learn. With any other labels it must be given.
+
+    Returns
+    -------
+    scorer : callable
+        Scorer for ``scoring=`` of cross-validation and searches, called as
+        ``scorer(estimator, X, y)``.
+
+    See Also
+    --------
+    make_neg_equal_error_rate_scorer : Scorer of the equal error rate.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from sklearn_dfd.metrics import make_tpr_at_fpr_scorer
+    >>> X, y = make_classification(random_state=0)
+    >>> labels = ["fake" if label else "real" for label in y]
+    >>> scorer = make_tpr_at_fpr_scorer(max_fpr=0.1, pos_label="fake")
+    >>> cross_val_score(LogisticRegression(), X, labels, scoring=scorer).shape
+    (5,)
+    """
+    return make_scorer(tpr_at_fpr, response_method=_RESPONSE, max_fpr=max_fpr, pos_label=pos_label)
+
+
+#: Scorer for ``scoring=`` of minus :func:`equal_error_rate`, for the labels 0 and 1, -1 and 1, or
+#: booleans. With other labels use :func:`make_neg_equal_error_rate_scorer`.
+neg_equal_error_rate_scorer = make_neg_equal_error_rate_scorer()
+
+#: Scorer for ``scoring=`` of :func:`tpr_at_fpr` at a false positive rate of at most 1 %, for the
+#: labels 0 and 1, -1 and 1, or booleans. With other labels use :func:`make_tpr_at_fpr_scorer`.
+tpr_at_fpr_scorer = make_tpr_at_fpr_scorer()
 
 
 @validate_params(
@@ -196,73 +303,76 @@ tpr_at_fpr_scorer = make_scorer(tpr_at_fpr, response_method=_RESPONSE)
     prefer_skip_nested_validation=True,
 )
 def bootstrap_interval(
-    metric,
-    y_true,
-    y_score,
+    metric: Callable[[Any, Any], float],
+    y_true: npt.ArrayLike,
+    y_score: npt.ArrayLike,
     *,
-    groups=None,
-    folds=None,
-    n_resamples=1000,
-    confidence_level=0.95,
-    random_state=None,
-):
+    groups: npt.ArrayLike | None = None,
+    folds: npt.ArrayLike | None = None,
+    n_resamples: int = 1000,
+    confidence_level: float = 0.95,
+    random_state: int | np.random.RandomState | None = None,
+) -> tuple[float, float]:
     """Confidence interval of a score, by resampling whole groups.
 
-    Says how much the score would change with other test photographs. Photographs of one group are
-    not independent: they are drawn together, with replacement [1]_, and the interval is that
-    between the percentiles of the scores of all resamples.
+    The interval shows how much the score would vary with other test photographs. Photographs of
+    one group are not independent, so that groups are drawn as a whole, with replacement [1]_. The
+    ends of the interval are percentiles of the scores of all resamples.
 
     Parameters
     ----------
     metric : callable
-        ``metric(y_true, y_score)`` gives a number, as :func:`sklearn.metrics.roc_auc_score`.
+        The score: ``metric(y_true, y_score)`` returns a number, as
+        :func:`sklearn.metrics.roc_auc_score` does. A metric that needs a ``pos_label`` gets it by
+        ``functools.partial(metric, pos_label=...)``.
 
     y_true : array-like of shape (n_samples,)
-        Labels.
+        The true labels.
 
     y_score : array-like of shape (n_samples,) or (n_samples, n_classes)
-        What ``metric`` compares them with: scores, or predicted labels.
+        What ``metric`` compares the labels with: scores or predicted labels.
 
     groups : array-like of shape (n_samples,), default=None
-        What belongs together, as in :class:`sklearn.model_selection.GroupKFold`. None if all
-        samples are independent.
+        The group of each sample, as in :class:`sklearn.model_selection.GroupKFold`. None treats
+        all samples as independent.
 
     folds : array-like of shape (n_samples,), default=None
-        The fold of a cross-validation in which each sample was tested. The interval is then that of
-        the mean of the folds' scores, as of :func:`sklearn.model_selection.cross_val_score`, and
-        groups are resampled within their fold. None takes the scores of all samples together, which
-        a ROC AUC pays for where the detectors of the folds are not equally sure.
+        The fold of a cross-validation in which each sample was tested. The interval is then that
+        of the mean score over the folds, as :func:`sklearn.model_selection.cross_val_score` gives
+        it, and groups are resampled within their fold. None scores all samples together, which
+        lowers a ROC AUC where the detectors of the folds are not equally confident.
 
     n_resamples : int, default=1000
-        Number of resamples. A resample that happens to hold one class only, of several, is drawn
-        again, since most scores are not defined on it.
+        Number of resamples. A resample that happens to hold only one of several classes is drawn
+        again, since most scores are not defined for it.
 
     confidence_level : float, default=0.95
-        Share of the resamples whose scores lie in the interval.
+        Share of the resamples whose scores lie within the interval.
 
     random_state : int, RandomState instance or None, default=None
-        Pass an int for the same resamples in every call: also of another score, to compare with.
+        Seed of the resampling. An int gives the same resamples in every call, so that the
+        intervals of several scores can be compared.
 
     Returns
     -------
     low, high : float
-        Ends of the interval. NaN if the metric is NaN on a resample.
+        The ends of the interval. They are NaN if the metric is NaN for a resample.
 
     Raises
     ------
     ValueError
-        If lengths differ, a group is missing, there is one group only, or one in a fold, of which
-        nothing can be concluded, or a group is in two folds.
+        If lengths differ, a group label is missing, all samples or all samples of a fold form one
+        group, so that there is nothing to resample, or a group occurs in two folds.
 
     See Also
     --------
-    scipy.stats.bootstrap : Other intervals, of samples that are independent.
+    scipy.stats.bootstrap : Other bootstrap intervals, for independent samples.
 
     Notes
     -----
-    The detector stays as it is: that another training set would have given another one is not in
-    the interval. With scores from cross-validation, as below, those of several detectors are taken
-    together as if they were of one.
+    The detector is taken as given: the interval does not include the variation between detectors
+    trained on other training sets. Scores from cross-validation, as below, come from several
+    detectors and are treated as if they came from one.
 
     References
     ----------
@@ -291,7 +401,7 @@ def bootstrap_interval(
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
     check_consistent_length(y_true, y_score, folds)
     if not len(y_true):
-        raise ValueError("y_true holds no samples: there is nothing to be sure of.")
+        raise ValueError("y_true holds no samples.")
     codes = np.arange(len(y_true))
     if groups is not None:
         labels = check_groups(groups, len(y_true), "samples")
@@ -306,12 +416,12 @@ def bootstrap_interval(
             where = "" if folds is None else f" of fold {fold}"
             raise ValueError(
                 f"All {len(inside)} samples{where} are one group: an interval needs several "
-                "groups, and a useful one dozens."
+                "groups, and a useful one needs dozens."
             )
         if np.isin(codes[inside], codes[fold_of != fold]).any():
             raise ValueError(
-                f"A group of fold {fold} is in another fold too: its detector was trained on what "
-                "it was tested on. Split by group."
+                f"A group of fold {fold} is in another fold too, so that its detector was trained "
+                "on photographs related to those it was tested on: split by group."
             )
         order = inside[np.argsort(codes[inside], kind="stable")]
         parts.append(np.split(order, np.flatnonzero(np.diff(codes[order])) + 1))
@@ -325,8 +435,10 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _resample(rows_of, y_true, rng):
-    """Draw as many groups as there are; again, where of several classes only one is left."""
+def _resample(
+    rows_of: list[npt.NDArray[np.intp]], y_true: npt.NDArray[Any], rng: np.random.RandomState
+) -> npt.NDArray[np.intp]:
+    """Draw as many groups as there are, and again where only one of several classes is left."""
     several_classes = len(np.unique(y_true[np.concatenate(rows_of)])) > 1
     while True:
         drawn = rng.randint(len(rows_of), size=len(rows_of))

@@ -1,40 +1,55 @@
-"""How much of a detector's score is left after what happens to images on their way."""
+"""How much of a detector's score remains after the usual processing of shared images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
+from sklearn.base import BaseEstimator
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, column_or_1d
+from tqdm.auto import tqdm
 
+from sklearn_dfd._core.axes import COLORS, axes_for, tidy
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.images.decoding import RawImage, check_header, to_rgb
 from sklearn_dfd._core.images.distortions import DISTORTIONS, check_level, distort
 from sklearn_dfd._core.images.sources import as_image_list, read_all
 from sklearn_dfd._core.sklearn_private import HasMethods, Interval, validate_params
-from sklearn_dfd._core.validation import import_extra
+from sklearn_dfd._core.validation import check_same_two_classes, import_extra
 from sklearn_dfd.metrics import bootstrap_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+    from pandas import DataFrame
 
 __all__ = ["RobustnessDisplay", "distort", "evaluate_robustness"]
 
 _CHUNK = 64  # images judged together
-_CHUNK_PIXELS = 2**24  # of all of them together, from which on no other is added
+_CHUNK_PIXELS = 2**24  # number of pixels from which on no further image is added to a chunk
 _SCORES = {"accuracy": "Accuracy", "roc_auc": "ROC AUC"}
-_AS_IS = {"marker": "o", "ls": "", "ms": 7, "mfc": "white", "mew": 1.5}
+_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": COLORS[0], "ls": "--"},
+    {"color": COLORS[1], "ls": "-"},
+)  # of the scores
+_AS_IS: dict[str, Any] = {"marker": "o", "ms": 7, "mfc": "white", "mew": 1.5}
+
+_Distortions = Mapping[str, Sequence[float]]
 
 
-def _conditions(distortions):
-    """Pairs of distortion and level; those of all distortions for None."""
+def _conditions(distortions: _Distortions | None) -> list[tuple[str, float]]:
+    """Return pairs of a distortion and a level, those of all distortions for None."""
     if distortions is None:
         distortions = {name: distortion.levels for name, distortion in DISTORTIONS.items()}
     if unknown := set(distortions) - set(DISTORTIONS):
         raise ValueError(
-            f"distortions has {sorted(map(str, unknown))}; those that exist are "
-            f"{list(DISTORTIONS)}."
+            f"distortions has {sorted(map(str, unknown))}, which do not exist: the distortions "
+            f"are {list(DISTORTIONS)}."
         )
     for name, levels in distortions.items():
         if np.ndim(levels) != 1:
@@ -55,83 +70,94 @@ def _conditions(distortions):
         "n_resamples": [Interval(Integral, 1, None, closed="left")],
         "confidence_level": [Interval(Real, 0, 1, closed="neither")],
         "random_state": ["random_state"],
+        "verbose": ["verbose"],
     },
     prefer_skip_nested_validation=True,
 )
 def evaluate_robustness(
-    estimator,
-    X,
-    y,
+    estimator: BaseEstimator,
+    X: Any,
+    y: npt.ArrayLike,
     *,
-    groups=None,
-    distortions=None,
-    n_resamples=500,
-    confidence_level=0.95,
-    random_state=None,
-):
-    """Score a fitted detector on images as they are, and as they become on their way.
+    groups: npt.ArrayLike | None = None,
+    distortions: _Distortions | None = None,
+    n_resamples: int = 500,
+    confidence_level: float = 0.95,
+    random_state: int | np.random.RandomState | None = None,
+    verbose: int = 0,
+) -> "DataFrame":
+    """Score a fitted detector on images as they are, and after the usual processing.
 
     Photographs are saved again, scaled down, blurred and brightened wherever they are shared, and
-    the traces that a detector lives on are the first to go. Each distortion changes every image,
-    of both classes, and the detector is not trained again.
+    the traces that a detector relies on are the first to be lost. Each distortion changes every
+    image of both classes, and the detector is not trained again.
 
     Parameters
     ----------
     estimator : classifier
-        Fitted, on *other* images than ``X``, of two classes: a pipeline of
-        :func:`~sklearn_dfd.make_deepfake_pipeline`, or anything with ``predict`` and
-        ``decision_function`` or ``predict_proba`` that takes images.
+        A classifier of two classes, fitted on *other* images than ``X``: a pipeline of
+        :func:`~sklearn_dfd.make_deepfake_pipeline`, or any classifier of images with ``predict``
+        and ``decision_function`` or ``predict_proba``.
 
     X : sequence of n_images images
-        See :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+        The images to test on, see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
     y : array-like of shape (n_images,)
-        Their labels; both classes must occur.
+        Their labels, by position. Both classes must occur. Neither has to be named as the
+        positive one: accuracy and ROC AUC are the same for both.
 
     groups : array-like of shape (n_images,), default=None
-        What belongs together, and is resampled together for the intervals.
+        The group of each image. Groups are resampled as a whole for the intervals.
 
     distortions : dict of str to list of levels, default=None
-        What to do to the images, see :func:`~sklearn_dfd.robustness.distort`. None for
-        ``{"jpeg": [90, 70, 50, 30], "resize": [0.75, 0.5, 0.25], "blur": [1, 2, 3],
+        The distortions and their levels, see :func:`~sklearn_dfd.robustness.distort`. None stands
+        for ``{"jpeg": [90, 70, 50, 30], "resize": [0.75, 0.5, 0.25], "blur": [1, 2, 3],
         "noise": [5, 10, 20], "brightness": [0.5, 0.75, 1.25, 1.5]}``.
 
     n_resamples : int, default=500
-        Number of resamples for each interval, of which there are many, see
-        :func:`~sklearn_dfd.metrics.bootstrap_interval`.
+        Number of resamples for each interval, see
+        :func:`~sklearn_dfd.metrics.bootstrap_interval`. There are two intervals per row of the
+        result.
 
     confidence_level : float, default=0.95
-        Of the intervals.
+        The confidence level of the intervals.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the resamples, which are the same for all rows of the result. The distortions
-        do not depend on it.
+        Seed of the resampling, which is the same for all rows of the result. The distortions do
+        not depend on it.
+
+    verbose : int, default=0
+        Whether to show progress bars: one of the images judged, and one of the intervals.
 
     Returns
     -------
     results : pandas.DataFrame
-        One row for each distortion and level, after that of the images as they are.
+        One row for the images as they are, followed by one row per distortion and level. The
+        columns are:
 
         distortion : str
-            Its name; "none" in the first row.
+            The name of the distortion; "none" in the first row.
         level : float64
             Its level; NaN in the first row.
         accuracy, roc_auc : float64
             The scores.
         accuracy_low, accuracy_high, roc_auc_low, roc_auc_high : float64
-            Ends of their confidence intervals.
+            The ends of their confidence intervals.
+
+        ``results.attrs["confidence_level"]`` is that of the intervals.
 
     Raises
     ------
     ImportError
-        If pandas is missing, before anything is computed.
+        If pandas is not installed. This is raised before anything is computed.
     NotFittedError
         If the estimator is not fitted.
     ImageError
-        If images cannot be used: all that cannot be opened, before anything is computed.
+        If images cannot be used. All images that cannot be opened are named before anything is
+        computed, by their positions in ``X``, counted from 0.
     ValueError, TypeError
-        If ``X`` is not a collection of images, lengths differ, a group is missing, ``y`` has not
-        the two classes of the estimator, or there is no such distortion or level.
+        If ``X`` is not a collection of images, lengths differ, a group label is missing, ``y``
+        does not hold the two classes of the estimator, or a distortion or level does not exist.
 
     See Also
     --------
@@ -139,9 +165,9 @@ def evaluate_robustness(
 
     Notes
     -----
-    Images stream: at most 64 of them are decoded at a time, and fewer where they are large.
-    A pipeline with ``memory=directory`` keeps the features of the distorted images too, and a
-    second evaluation is quick; ``estimator.set_params(features__memory=None)`` spares the disk.
+    At most 64 images are decoded at a time, and fewer where they are large. A pipeline with
+    ``memory=directory`` also keeps the features of the distorted images, which makes a second
+    evaluation quick; ``estimator.set_params(features__memory=None)`` saves the disk space.
 
     Examples
     --------
@@ -163,50 +189,53 @@ def evaluate_robustness(
     check_is_fitted(estimator)
     conditions = _conditions(distortions)
     images = as_image_list(X)
-    y = column_or_1d(y)
+    truth: npt.NDArray[Any] = column_or_1d(y)
     if groups is not None:
         groups = check_groups(groups, len(images), "images")
-    check_consistent_length(images, y)
-    classes = np.asarray(estimator.classes_).tolist()
-    if len(classes) != 2 or set(y.tolist()) != set(classes):
-        raise ValueError(
-            f"y holds the labels {np.unique(y).tolist()} and the estimator knows the classes "
-            f"{classes}: both must be the same two."
-        )
-    options = {
+    check_consistent_length(images, truth)
+    check_same_two_classes(truth, estimator.classes_)
+    options: dict[str, Any] = {
         "groups": groups,
         "n_resamples": n_resamples,
         "confidence_level": confidence_level,
         "random_state": check_random_state(random_state).randint(np.iinfo(np.int32).max),
     }
-    # what is wrong with the groups, or an image, shows before much is computed
-    bootstrap_interval(accuracy_score, y, y, **{**options, "n_resamples": 1})
+    # so that unusable groups or images are reported before much is computed
+    bootstrap_interval(accuracy_score, truth, truth, **{**options, "n_resamples": 1})
     limit = _max_pixels(estimator)
     read_all(images, partial(check_header, max_pixels=limit))
     labels = np.empty((1 + len(conditions), len(images)), dtype=object)
     scores = np.empty((1 + len(conditions), len(images)))
-    for rows, pixels in _chunks(images, partial(to_rgb, max_pixels=limit)):
-        labels[0, rows], scores[0, rows] = _judge(estimator, [images[row] for row in rows])
-        for i, (name, level) in enumerate(conditions, start=1):
-            apply = DISTORTIONS[name].apply
-            distorted = [np.asarray(apply(image, level)) for image in pixels]
-            labels[i, rows], scores[i, rows] = _judge(estimator, distorted)
+    with tqdm(total=labels.size, unit="image", disable=not verbose) as bar:
+        for rows, pixels in _chunks(images, partial(to_rgb, max_pixels=limit)):
+            labels[0, rows], scores[0, rows] = _judge(estimator, [images[row] for row in rows])
+            bar.update(len(rows))
+            for i, (name, level) in enumerate(conditions, start=1):
+                apply = DISTORTIONS[name].apply
+                distorted = [np.asarray(apply(image, level)) for image in pixels]
+                labels[i, rows], scores[i, rows] = _judge(estimator, distorted)
+                bar.update(len(rows))
 
     results = pandas.DataFrame([("none", np.nan), *conditions], columns=["distortion", "level"])
     results["level"] = results["level"].astype(np.float64)
-    labels = labels.astype(y.dtype)
-    for score, metric, judged in (
-        ("accuracy", accuracy_score, labels),
-        ("roc_auc", roc_auc_score, scores),
-    ):
-        results[score] = [metric(y, row) for row in judged]
-        ends = [bootstrap_interval(metric, y, row, **options) for row in judged]
-        results[f"{score}_low"], results[f"{score}_high"] = np.array(ends).T
+    labels = labels.astype(truth.dtype)
+    with tqdm(total=2 * len(results), unit="interval", disable=not verbose) as bar:
+        for score, metric, judged in (
+            ("accuracy", accuracy_score, labels),
+            ("roc_auc", roc_auc_score, scores),
+        ):
+            results[score] = [metric(truth, row) for row in judged]
+            ends = []
+            for row in judged:
+                ends.append(bootstrap_interval(metric, truth, row, **options))
+                bar.update()
+            results[f"{score}_low"], results[f"{score}_high"] = np.array(ends).T
+    results.attrs["confidence_level"] = confidence_level
     return results
 
 
 def _max_pixels(estimator: Any) -> int | None:
-    """Limit of pixels of the transformer within; None where there is none, or are several."""
+    """Return the pixel limit of the transformer inside; None if there is none, or several."""
     params = estimator.get_params() if hasattr(estimator, "get_params") else {}
     limits = {value for name, value in params.items() if name.split("__")[-1] == "max_pixels"}
     return limits.pop() if len(limits) == 1 else None
@@ -215,7 +244,7 @@ def _max_pixels(estimator: Any) -> int | None:
 def _chunks(
     images: Any, decode: Callable[[RawImage], Image.Image]
 ) -> Iterator[tuple[list[int], list[Image.Image]]]:
-    """Yield rows and decoded images, few enough to be held in memory."""
+    """Yield the rows and the decoded images of chunks that fit in memory."""
     rows: list[int] = []
     pixels: list[Image.Image] = []
     for row in range(len(images)):
@@ -227,39 +256,41 @@ def _chunks(
             rows, pixels = [], []
 
 
-def _judge(estimator, images):
-    """Labels and scores of some images."""
+def _judge(
+    estimator: BaseEstimator, images: Sequence[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    """Return labels and scores of some images."""
     if hasattr(estimator, "decision_function"):
         return estimator.predict(images), estimator.decision_function(images)
     return estimator.predict(images), estimator.predict_proba(images)[:, 1]
 
 
 class RobustnessDisplay:
-    """Scores of a detector by how much images are distorted.
+    """Scores of a detector against the strength of image distortions.
 
-    Made by :meth:`from_estimator`, or from what :func:`evaluate_robustness` returned. All
+    It is made by :meth:`from_estimator`, or from the result of :func:`evaluate_robustness`. The
     parameters are stored as attributes.
 
     Parameters
     ----------
     results : pandas.DataFrame
-        What :func:`evaluate_robustness` returns.
+        The result of :func:`evaluate_robustness`.
 
     Attributes
     ----------
     figure_ : matplotlib Figure
-        Figure with the curves.
+        The figure that holds the curves.
 
-    axes_ : ndarray of matplotlib Axes
+    axes_ : ndarray of matplotlib Axes, shape (n_distortions,)
         One for each distortion, in the order of ``results``.
 
-    lines_ : list of two matplotlib Line2D
-        For each of ``axes_`` the curves of the accuracy and of the ROC AUC.
+    lines_ : list of two-element lists of matplotlib Line2D
+        For each of ``axes_`` the curves of accuracy and ROC AUC.
 
     See Also
     --------
     evaluate_robustness : Computes the scores.
-    sklearn_dfd.robustness.distort : Tells what the distortions are.
+    sklearn_dfd.robustness.distort : Describes the distortions.
 
     Examples
     --------
@@ -274,78 +305,119 @@ class RobustnessDisplay:
     ['JPEG quality']
     """
 
-    def __init__(self, results):
+    def __init__(self, results: "DataFrame") -> None:
         self.results = results
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, ax=None, **options):
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        X: Any,
+        y: npt.ArrayLike,
+        *,
+        groups: npt.ArrayLike | None = None,
+        distortions: _Distortions | None = None,
+        n_resamples: int = 500,
+        confidence_level: float = 0.95,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        ax: "npt.ArrayLike | Axes | None" = None,
+    ) -> Self:
         """Evaluate a fitted detector, and plot its scores.
 
         Parameters
         ----------
         estimator : classifier
-            Fitted on other images, see :func:`evaluate_robustness`.
+            A classifier fitted on other images, see :func:`evaluate_robustness`.
 
         X : sequence of n_images images
-            See :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+            The images to test on, see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
         y : array-like of shape (n_images,)
             Their labels.
 
-        ax : sequence of matplotlib Axes, default=None
-            See :meth:`plot`.
+        groups : array-like of shape (n_images,), default=None
+            The group of each image.
 
-        **options
-            The keyword arguments of :func:`evaluate_robustness`, ``groups`` among them.
+        distortions : dict of str to list of levels, default=None
+            The distortions and their levels, as in :func:`evaluate_robustness`.
+
+        n_resamples : int, default=500
+            Number of resamples for each interval.
+
+        confidence_level : float, default=0.95
+            The confidence level of the intervals.
+
+        random_state : int, RandomState instance or None, default=None
+            Seed of the resampling.
+
+        verbose : int, default=0
+            Whether to show progress bars.
+
+        ax : matplotlib Axes or array-like of matplotlib Axes, default=None
+            One for each distortion, see :meth:`plot`.
 
         Returns
         -------
         display : RobustnessDisplay
-            Its ``results`` are those of :func:`evaluate_robustness`, which says what it raises.
-        """
-        import_extra("matplotlib", f"{cls.__name__}.from_estimator")
-        return cls(evaluate_robustness(estimator, X, y, **options)).plot(ax=ax)
-
-    def plot(self, ax=None):
-        """Plot a panel for each distortion, from mild to severe as far as there is such an order.
-
-        Hollow marks are the images as they are, bands the confidence intervals. The dotted line is
-        guessing, of the ROC AUC.
-
-        Parameters
-        ----------
-        ax : sequence of matplotlib Axes, default=None
-            One for each distortion. None for a new figure.
-
-        Returns
-        -------
-        self : object
+            The display, with the scores in ``results``.
 
         Raises
         ------
         ImportError
-            If matplotlib is missing. Says how to install it.
+            If pandas or matplotlib is not installed. This is raised before anything is computed.
+        NotFittedError, ImageError, ValueError, TypeError
+            If :func:`evaluate_robustness` or :meth:`plot` raises it.
+        """
+        import_extra("matplotlib", f"{cls.__name__}.from_estimator")
+        results = evaluate_robustness(
+            estimator,
+            X,
+            y,
+            groups=groups,
+            distortions=distortions,
+            n_resamples=n_resamples,
+            confidence_level=confidence_level,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        return cls(results).plot(ax=ax)
+
+    def plot(self, ax: "npt.ArrayLike | Axes | None" = None) -> Self:
+        """Plot a panel for each distortion, from mild to severe where there is such an order.
+
+        Hollow markers are the images as they are, and bands are the confidence intervals. The
+        dotted line is the ROC AUC of guessing.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or array-like of matplotlib Axes, default=None
+            One for each distortion. None makes a new figure.
+
+        Returns
+        -------
+        self : RobustnessDisplay
+            The display itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
         ValueError
             If ``results`` holds no distortion, or ``ax`` is not one Axes for each.
         """
-        plt = import_extra("matplotlib.pyplot", f"{type(self).__name__}.plot")
-
         names = list(dict.fromkeys(name for name in self.results["distortion"] if name != "none"))
         if not names:
-            raise ValueError("results holds the images as they are only: no distortion to plot.")
-        figure = None
-        if ax is None:
-            n_columns = min(len(names), 3)
-            n_rows = -(-len(names) // n_columns)
-            figure = plt.figure(
-                figsize=(max(2.8 * n_columns, 6), 0.4 + 2.5 * n_rows), layout="constrained"
-            )
-            ax = [figure.add_subplot(n_rows, n_columns, i + 1) for i in range(len(names))]
-        self.axes_ = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
-        if len(self.axes_) != len(names):
-            raise ValueError(
-                f"ax takes one matplotlib Axes for each of {names}; got {len(self.axes_)}."
-            )
+            raise ValueError("results holds only the images as they are: no distortion to plot.")
+        self.axes_ = axes_for(
+            ax,
+            len(names),
+            f"each of the distortions {names}",
+            f"{type(self).__name__}.plot",
+            n_columns=3,
+            size=(2.9 if len(names) > 1 else 6, 2.5),
+            extra_height=0.4,
+        )
         self.figure_ = self.axes_[0].figure
         self.lines_ = [
             self._plot_panel(axes, name) for axes, name in zip(self.axes_, names, strict=True)
@@ -353,18 +425,25 @@ class RobustnessDisplay:
         lowest = min(self.results[f"{score}_low"].min() for score in _SCORES)
         for axes in self.axes_:
             axes.set_ylim(min(0.45, lowest - 0.05), 1.02)
+        level = self.results.attrs.get("confidence_level")
+        interval = "confidence interval" if level is None else f"{100 * level:g} % interval"
+        last = self.axes_[-1]
         marks = [
             *self.lines_[-1],
-            *axes.plot([], [], **_AS_IS, color="0.4", label="as is"),
-            axes.fill_between([], [], color="0.4", alpha=0.2, lw=0, label="confidence interval"),
+            *last.plot([], [], **_AS_IS, ls="", color="0.4", label="as is"),
+            last.fill_between([], [], color="0.4", alpha=0.2, lw=0, label=interval),
+            *last.plot([], [], color="0.6", ls=":", lw=1, label="guessing (ROC AUC)"),
         ]
-        if figure is None:
-            axes.legend(handles=marks, frameon=False)
+        if ax is None:
+            columns = 5 if len(names) > 2 else 3
+            self.figure_.legend(
+                handles=marks, loc="outside upper center", ncols=columns, frameon=False
+            )
         else:
-            figure.legend(handles=marks, loc="outside upper center", ncols=4, frameon=False)
+            last.legend(handles=marks, frameon=False)
         return self
 
-    def _plot_panel(self, axes, name):
+    def _plot_panel(self, axes: "Axes", name: str) -> "list[Line2D]":
         """Plot both scores under one distortion; return their lines."""
         distortion = DISTORTIONS[name]
         shown = self.results[self.results["distortion"].isin(["none", name])]
@@ -373,15 +452,15 @@ class RobustnessDisplay:
         untouched = int(np.flatnonzero(shown["distortion"] == "none")[0])
         places = np.arange(len(shown))
         lines = []
-        for i, (score, label) in enumerate(_SCORES.items()):
+        for (score, label), style in zip(_SCORES.items(), _STYLES, strict=True):
             values = shown[score].to_numpy()
-            lines += axes.plot(places, values, ".-", color=f"C{i}", label=label)
-            axes.plot(untouched, values[untouched], "o", ms=7, mfc="white", mew=1.5, color=f"C{i}")
+            lines += axes.plot(places, values, marker=".", label=label, **style)
+            axes.plot(untouched, values[untouched], **_AS_IS, color=style["color"])
             axes.fill_between(
                 places,
                 shown[f"{score}_low"],
                 shown[f"{score}_high"],
-                color=f"C{i}",
+                color=style["color"],
                 alpha=0.15,
                 lw=0,
             )
@@ -393,6 +472,5 @@ class RobustnessDisplay:
         place = axes.get_subplotspec()
         if place is None or place.is_first_col():
             axes.set_ylabel("Score")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
         return lines

@@ -42,6 +42,7 @@ ROOMS = (
     "_core/feature_rows",
     "_core/callbacks",
     "_core/persistence",
+    "_core/axes",
     "_core/validation",
     "exceptions",
     "_core/messages",

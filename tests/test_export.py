@@ -1,4 +1,4 @@
-"""A file for another runtime says what ``predict_proba`` says."""
+"""A file for another runtime returns the same probabilities as ``predict_proba``."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 
 import sklearn_dfd
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
@@ -57,7 +57,7 @@ def answer(path, images):
 
 
 def pictures(n, height, width):
-    """Smooth ones with noise, black and white among them: what filters round differently."""
+    """Return smooth pictures with noise, black and white, which filters round differently."""
     rng = np.random.default_rng(height)
     wave = np.sin(np.add.outer(np.arange(height) / 9, np.arange(width) / 7))[..., np.newaxis]
     noise = rng.normal(0, 20, (n, height, width, 3))
@@ -340,14 +340,41 @@ def test_other_estimators_are_an_error(pipe, photos, path, write):
 
 
 @pytest.mark.parametrize("write", [to_onnx, to_executorch])
+@pytest.mark.parametrize(
+    ("layer", "image_size", "named"),
+    [(14, 64, "layer=14.*layer=15"), (16, 64, "layer=16.*layer=15"), (15, 96, "image_size 96")],
+)
+def test_steps_that_do_not_fit_together_are_an_error(
+    write, layer, image_size, named, pipe, photos, path, weights_file
+):
+    """Written as they are, they would make a file of nonsense."""
+    other = MobileNetV2Features(layer, weights=weights_file, image_size=image_size)
+    mixed = Pipeline([("features", other.fit(photos.data)), ("classifier", pipe[-1])])
+    with pytest.raises(ValueError, match=named):
+        write(mixed, path)
+    assert not path.exists()
+
+
+def test_no_class_has_to_be_named_to_measure_the_loss(pipe, photos, path):
+    """All that is measured is the same whichever class is the positive one."""
+    to_onnx(pipe, path, calibration_images=photos.data[:12])
+    y = photos.target_names[photos.target]
+    loss = measure_onnx_loss(pipe, path, photos.data, y, random_state=0)
+    p = pipe.predict_proba(photos.data)
+    for column in (0, 1):
+        score = roc_auc_score(y == pipe.classes_[column], p[:, column])
+        assert loss.roc_auc == pytest.approx(score)
+
+
+@pytest.mark.parametrize("write", [to_onnx, to_executorch])
 def test_bfloat16_is_an_error(pipe, path, write):
     pipe["features"].set_params(precision="bfloat16")
     try:
-        with pytest.raises(ValueError, match=r"computes in bfloat16 .* not: set_params\("):
+        with pytest.raises(ValueError, match=r"computes in bfloat16, .* not: call set_params\("):
             write(pipe, path)
         detector = AugmentedClassifier(pipe)
         detector.estimator_, detector.classes_ = pipe, pipe.classes_
-        with pytest.raises(ValueError, match=r"not: estimator_\.set_params\("):
+        with pytest.raises(ValueError, match=r"not: call estimator_\.set_params\("):
             write(detector, path)
     finally:
         pipe["features"].set_params(precision="float32")
@@ -359,6 +386,6 @@ def test_bfloat16_is_an_error(pipe, path, write):
 def test_without_the_package_the_error_says_what_to_install(pipe, path, monkeypatch, write, module):
     monkeypatch.setitem(sys.modules, module, None)
     package = module.split(".")[0]
-    message = rf'{package} is needed .* pip install "sklearn-dfd\[{package}\]"'
+    message = rf'{write.__name__} needs {package}, .* pip install "sklearn-dfd\[{package}\]"'
     with pytest.raises(ImportError, match=message):
         write(pipe, path)

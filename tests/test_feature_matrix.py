@@ -121,12 +121,12 @@ def test_another_run_is_not_continued(features, files, tmp_path):
     with pytest.raises(ImageError, match=r"1 of 23 images.*row 22 \(.*missing.jpg"):
         extract_feature_matrix(features, [*files, "missing.jpg"], path, chunk_size=4)
     other = MobileNetV2Features("pool", weights=None, image_size=32).fit(files)
-    with pytest.raises(ValueError, match=r"begun with other images, weights, layer_: delete it"):
+    with pytest.raises(ValueError, match=r"with other values of images, weights, layer_: delete"):
         extract_feature_matrix(other, files, path, chunk_size=4)
     smaller = clone(features).set_params(max_pixels=10**4).fit(files)
-    with pytest.raises(ValueError, match=r"begun with other images, max_pixels: delete it"):
+    with pytest.raises(ValueError, match=r"begun with other values of images, max_pixels: delete"):
         extract_feature_matrix(smaller, files, path, chunk_size=4)
-    with pytest.raises(ValueError, match="begun with other chunk_size"):
+    with pytest.raises(ValueError, match="begun with other values of chunk_size"):
         extract_feature_matrix(features, [*files, "missing.jpg"], path)
 
 

@@ -1,4 +1,4 @@
-"""Grad-CAM against a plain computation on torchvision's model, and against what was pasted in."""
+"""Grad-CAM against a plain computation on torchvision's model, and against known edits."""
 
 import copy
 import pickle
@@ -56,6 +56,12 @@ def pipe(photos):
     return make_pipe().fit(photos.data, photos.target_names[photos.target])
 
 
+def explain(estimator, X, *args, class_of_interest="spliced", **options):
+    return GradCAMDisplay.from_estimator(
+        estimator, X, *args, class_of_interest=class_of_interest, **options
+    )
+
+
 def by_hand(pipe, weights_file, images, column, block):
     """Grad-CAM by autograd, on torchvision's own model with the weights of the tail."""
     model = copy.deepcopy(torchvision_model(weights_file))
@@ -97,8 +103,8 @@ def test_of_a_pipeline_saved_without_the_weights_of_its_trunk(pipe, photos):
     pipe = copy.deepcopy(pipe).set_params(features__store_weights_in_pickle=False)
     loaded = pickle.loads(pickle.dumps(pipe))
     assert not hasattr(loaded[0], "weights_")
-    expected = GradCAMDisplay.from_estimator(pipe, photos.data[:2])
-    display = GradCAMDisplay.from_estimator(loaded, photos.data[:2])
+    expected = explain(pipe, photos.data[:2])
+    display = explain(loaded, photos.data[:2])
     np.testing.assert_array_equal(display.maps, expected.maps)
     np.testing.assert_array_equal(display.probability, expected.probability)
 
@@ -120,7 +126,7 @@ def test_of_several_tails(photos, weights_file):
 def test_three_classes(photos):
     y = np.arange(20) % 3
     pipe = make_pipe().fit(photos.data, y)
-    with pytest.raises(ValueError, match=r"class_of_interest=None is none .* \[0, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"class_of_interest must be given .* \[0, 1, 2\]"):
         GradCAMDisplay.from_estimator(pipe, photos.data[:2])
     for label in range(3):
         display = GradCAMDisplay.from_estimator(pipe, photos.data[:4], class_of_interest=label)
@@ -132,10 +138,11 @@ def test_maps_have_the_sizes_of_the_photographs(pipe, photos, tmp_path):
     Image.fromarray(photos.data[0]).resize((50, 30)).save(tmp_path / "a.png")
     Image.new("RGB", (20, 40)).save(tmp_path / "b.png")
     images = [str(tmp_path / "a.png"), tmp_path / "b.png", photos.data[1], photo()]
-    display = GradCAMDisplay.from_estimator(pipe, pd.Series(images))
+    display = explain(pipe, pd.Series(images, index=[7, 3, 3, 0]))
     assert [p.shape[:2] for p in display.photos] == [m.shape for m in display.maps]
     assert [m.shape for m in display.maps][:3] == [(30, 50), (40, 20), (64, 64)]
-    alone = GradCAMDisplay.from_estimator(pipe, images[:1])
+    assert display.names[:2] == [str(image) for image in images[:2]]
+    alone = explain(pipe, images[:1])
     assert alone.maps.shape == (1, 30, 50)
     np.testing.assert_allclose(display.maps[0], alone.maps[0], atol=1e-5)
 
@@ -146,14 +153,14 @@ def test_files_may_have_the_pixels_that_the_pipeline_allows(pipe, photos, tmp_pa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     generous = copy.deepcopy(pipe)
     generous[0].set_params(max_pixels=5000)
-    assert GradCAMDisplay.from_estimator(generous, [file]).maps.shape == (1, 64, 64)
+    assert explain(generous, [file]).maps.shape == (1, 64, 64)
     with pytest.raises(ImageError, match=r"photo\.png.*64x64 pixels"):
-        GradCAMDisplay.from_estimator(pipe, [file])
+        explain(pipe, [file])
 
 
 def test_the_pipeline_stays_as_it_was(pipe, photos):
     before = pipe.predict_proba(photos.data)
-    GradCAMDisplay.from_estimator(pipe, photos.data[:3])
+    explain(pipe, photos.data[:3])
     np.testing.assert_array_equal(pipe.predict_proba(photos.data), before)
 
 
@@ -162,18 +169,18 @@ def doubled(X):
 
 
 def test_what_is_around_the_two_steps(pipe, photos):
-    expected = GradCAMDisplay.from_estimator(pipe, photos.data[:2])
+    expected = explain(pipe, photos.data[:2])
     y = photos.target_names[photos.target]
     search = GridSearchCV(make_pipe(), {"classifier__lr": [1e-4]}, cv=KFold(2))
     for around in (search, FixedThresholdClassifier(make_pipe())):
-        display = GradCAMDisplay.from_estimator(around.fit(photos.data, y), photos.data[:2])
+        display = explain(around.fit(photos.data, y), photos.data[:2])
         np.testing.assert_array_equal(display.maps, expected.maps)
     brighter = Pipeline([("double", FunctionTransformer(doubled)), *pipe.steps])
     brighter.steps.insert(1, ("nothing", "passthrough"))
-    display = GradCAMDisplay.from_estimator(brighter, photos.data[:2])
+    display = explain(brighter, photos.data[:2])
     np.testing.assert_array_equal(display.photos, doubled(photos.data[:2]))
     sampling = SamplingPipeline([("views", ImageAugmenter(n_views=1)), *pipe.steps])
-    display = GradCAMDisplay.from_estimator(sampling, photos.data[:2])
+    display = explain(sampling, photos.data[:2])
     np.testing.assert_array_equal(display.maps, expected.maps)
 
 
@@ -189,14 +196,50 @@ def test_the_probability_is_that_of_the_whole_detector(photos):
         )
         expected = estimator.predict_proba(photos.data[:3])[:, 0]
         np.testing.assert_allclose(display.probability, expected, atol=1e-6)
-        assert display.axes_[0].get_title() == f"genuine: {expected[0]:.0%}"
+        assert display.axes_[0].get_title().endswith(f"P(genuine) = {expected[0]:.2f}")
+        assert display.called.tolist() == estimator.predict(photos.data[:3]).tolist()
+
+
+def test_the_class_has_to_be_named_where_the_labels_leave_it_open(pipe, photos):
+    X = photos.data[:2]
+    with pytest.raises(ValueError, match=r"must be given for the classes \['genuine', 'spliced'\]"):
+        GradCAMDisplay.from_estimator(pipe, X)
+    numbers = make_pipe().fit(photos.data, photos.target * 2 - 1)
+    display = GradCAMDisplay.from_estimator(numbers, X)
+    assert display.class_of_interest == 1
+    np.testing.assert_allclose(display.probability, numbers.predict_proba(X)[:, 1], atol=1e-6)
+
+
+def test_titles_name_photograph_call_and_true_class(pipe, photos, tmp_path):
+    long = f"{'long' * 10}.png"
+    files = [tmp_path / "a.png", tmp_path / long]
+    for file, pixels in zip(files, photos.data, strict=False):
+        Image.fromarray(pixels).save(file)
+    called = pipe.predict(files)
+    y = [called[0], "spliced" if called[1] == "genuine" else "genuine"]
+    display = explain(pipe, files, pd.Series(y, index=[5, 4]))
+    titles = [axes.get_title().split("\n") for axes in display.axes_]
+    assert [title[0] for title in titles] == ["a.png", f"{long[:12]}…{long[-13:]}"]
+    assert [title[1] for title in titles] == [
+        f"called {call}, is {true}" for call, true in zip(called, y, strict=True)
+    ]
+    weights = [axes.title.get_fontweight() for axes in display.axes_]
+    assert weights == ["normal", "bold"]
+    assert "is " not in explain(pipe, files).axes_[0].get_title()
+    with pytest.raises(ValueError, match=r"y holds the labels \[0, 1\], and the detector knows"):
+        explain(pipe, files, [0, 1])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        explain(pipe, files, y[:1])
 
 
 def test_plot(pipe, photos, tmp_path):
-    display = GradCAMDisplay.from_estimator(pipe, photos.data[:5], class_of_interest="genuine")
+    display = explain(pipe, photos.data[:5], class_of_interest="genuine")
     assert len(display.axes_) == len(display.images_) == 5
     p = display.probability[3]
-    assert display.axes_[3].get_title() == f"genuine: {p:.0%}"
+    called = display.called[3]
+    assert display.axes_[3].get_title() == f"image 3\ncalled {called}\nP(genuine) = {p:.2f}"
+    assert display.colorbar_.ax.get_ylabel() == "Evidence for genuine"
+    assert (display.colorbar_.vmin, display.colorbar_.vmax) == (0, display.maps.max())
     # one scale for all, so that weak evidence looks weak
     assert {image.get_clim() for image in display.images_} == {(0, display.maps.max())}
     for image, map_ in zip(display.images_, display.maps, strict=True):
@@ -204,7 +247,7 @@ def test_plot(pipe, photos, tmp_path):
     display.figure_.savefig(tmp_path / "maps.png")
     figure, axes = plt.subplots(5)
     assert display.plot(ax=axes).figure_ is figure
-    with pytest.raises(ValueError, match="one matplotlib Axes for each of 5 photographs; got 2"):
+    with pytest.raises(ValueError, match="5 matplotlib Axes, one for each of 5 photographs; got 2"):
         display.plot(ax=axes[:2])
 
 
@@ -233,12 +276,12 @@ def test_masks_that_miss():
     ) as e:
         display.evidence_in([*masks, np.eye(2) > 0])
     message = str(e.value)
-    assert "row 1: it misses the photograph: no pixel is in the region; " in message
+    assert "row 1: no pixel is in the region; " in message
     assert (
-        "row 2: its values are float64, not bool; row 4: its shape is (2, 2), that of its"
+        "row 2: its values are float64, not bool; row 4: its shape is (2, 2), but that of "
         in message
     )
-    assert "row 3" not in message and message.endswith("or mend the masks.")
+    assert "row 3" not in message and message.endswith("or repair the masks.")
     many = display_of(*[(1, 2)] * 12)
     with pytest.raises(ValueError, match=r"12 of 12 masks .*row 9: .* \.\.\. and 2 more\. Leave"):
         many.evidence_in(np.zeros((12, 1, 2), bool))
@@ -255,7 +298,6 @@ def test_no_evidence_at_all_is_dark():
 
 
 def test_what_cannot_be_explained(pipe, photos, tmp_path):
-    explain = GradCAMDisplay.from_estimator
     X = photos.data[:2]
     with pytest.raises(ValueError, match=r'layer="pool" are averages .*: fit with layer=18'):
         explain(make_pipe("pool").fit(photos.data, photos.target), X)
@@ -264,11 +306,13 @@ def test_what_cannot_be_explained(pipe, photos, tmp_path):
     for other in (pipe[-1], LogisticRegression(), Pipeline([("features", pipe[0])]), "pipe"):
         with pytest.raises(TypeError, match=f"ends in .* got {type(other).__name__}"):
             explain(other, X)
-    with pytest.raises(ValueError, match=r"class_of_interest='fake' .*: \['genuine', 'spliced'\]"):
+    with pytest.raises(
+        ValueError, match=r"class_of_interest='fake' is .* \['genuine', 'spliced'\]"
+    ):
         explain(pipe, X, class_of_interest=np.str_("fake"))
-    with pytest.raises(ValueError, match="block=19 is none of the blocks, 0 to 18"):
+    with pytest.raises(ValueError, match="block=19 does not exist: the blocks are 0 to 18"):
         explain(pipe, X, block=np.int64(19))
-    with pytest.raises(ValueError, match=r"block=3\.0 is none of the blocks, 0 to 18"):
+    with pytest.raises(ValueError, match=r"block=3\.0 does not exist: the blocks are 0 to 18"):
         explain(pipe, X, block=3.0)
     with pytest.raises(TypeError, match="a single path"):
         explain(pipe, "a.jpg")
@@ -282,12 +326,12 @@ def test_what_cannot_be_explained(pipe, photos, tmp_path):
 
 @pytest.mark.parametrize(
     ("package", "message"),
-    [("captum.attr", r'requires captum.*"sklearn-dfd\[explain\]"'), ("matplotlib", "matplotlib")],
+    [("captum.attr", r'needs captum.*"sklearn-dfd\[explain\]"'), ("matplotlib", "matplotlib")],
 )
 def test_without_a_package(package, message, pipe, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=message):
-        GradCAMDisplay.from_estimator(pipe, photos.data[:1])
+        explain(pipe, photos.data[:1])
 
 
 def p_of_maps_that_ignore_the_edit(layer, n_epochs, n_samples, **params):
@@ -305,13 +349,13 @@ def p_of_maps_that_ignore_the_edit(layer, n_epochs, n_samples, **params):
     ).fit(data[train], photos.target[train])
     spliced = np.flatnonzero(~train & (photos.target == 1))
     display = GradCAMDisplay.from_estimator(pipe, data[spliced])
-    # by area: what is left of a map of nothing favours neither
+    # as means over area, so that a map without evidence favours neither
     inside, outside = display.evidence_in(photos.masks[spliced])
     return wilcoxon(inside, outside, alternative="greater").pvalue
 
 
 def test_maps_lie_on_what_was_pasted_in():
-    """From random weights, as the trained part is what learns to see the edits."""
+    """Random weights suffice, since it is the trained part that learns to see the edits."""
     options = {"weights": None, "image_size": 96, "lr": 1e-3}
     assert p_of_maps_that_ignore_the_edit(6, 6, 120, **options) < 0.01
 

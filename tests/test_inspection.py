@@ -1,4 +1,4 @@
-"""The display of trainings: what is drawn, what is accepted, and what is said when it is not."""
+"""Learning curves: what is drawn, what is accepted, and which errors name the rest."""
 
 import sys
 
@@ -42,7 +42,7 @@ def legend_of(display):
 
 
 def rings_of(axes):
-    """Epoch, value and colour of the marks around epochs that were kept."""
+    """Return epoch, value and colour of the marks around epochs that were kept."""
     return [
         (line.get_xdata()[0], line.get_ydata()[0], line.get_color())
         for line in axes.lines
@@ -63,11 +63,15 @@ def test_training_alone():
         np.testing.assert_array_equal(line.get_ydata(), [row[measure] for row in clf.history_])
         assert line.get_linestyle() == "-"
         assert rings_of(axes) == []
-    assert legend_of(display) == ["training"]
+    assert legend_of(display) == ["training", "guessing"]
     assert (accuracy.get_ylabel(), loss.get_ylabel()) == ("Accuracy", "Cross-entropy")
     assert accuracy.get_xlabel() == loss.get_xlabel() == "Epoch"
-    assert accuracy.get_ylim()[0] == loss.get_ylim()[0] == 0
+    for axes, lines in zip(display.axes_, display.lines_, strict=True):
+        low, high = axes.get_ylim()
+        values = lines[0].get_ydata()
+        assert low < min(values) and max(values) < high
     assert accuracy.get_ylim()[1] >= 1
+    assert "pass X_val and y_val to fit" in accuracy.get_title(loc="left")
     assert display.figure_ is accuracy.figure
     assert display.histories == [clf.history_]
 
@@ -76,7 +80,7 @@ def test_validation_and_the_epoch_kept():
     clf = classifier(early_stopping=True, lr=0.1, max_epochs=8, n_iter_no_change=2).fit(X, Y)
     assert clf.best_epoch_ < clf.n_iter_  # else the mark would be where every mark could be
     display = TrainingHistoryDisplay.from_estimator(clf, name="mine")
-    assert legend_of(display) == ["mine, training", "mine, validation", "epoch kept"]
+    assert legend_of(display) == ["mine, training", "mine, validation", "epoch kept", "guessing"]
     training, validation = display.lines_[1]
     assert validation.get_linestyle() == "--"
     assert validation.get_color() == training.get_color()
@@ -88,7 +92,35 @@ def test_validation_and_the_epoch_kept():
 
 def test_validation_rows_that_did_not_decide_leave_no_mark():
     display = TrainingHistoryDisplay.from_estimator(classifier().fit(X, Y, X_val=X, y_val=Y))
-    assert legend_of(display) == ["training", "validation"]
+    assert legend_of(display) == ["training", "validation", "guessing"]
+    assert display.axes_[0].get_title(loc="left") == ""
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_lines_of_guessing(n_classes):
+    clf = classifier(max_epochs=1).fit(X, np.arange(80) % n_classes)
+    display = TrainingHistoryDisplay.from_estimator(clf)
+    for axes, expected in zip(display.axes_, [1 / n_classes, np.log(n_classes)], strict=True):
+        (line,) = [line for line in axes.lines if line.get_label() == "guessing"]
+        assert line.get_ydata()[0] == pytest.approx(expected)
+        assert axes.get_ylim()[0] < expected < axes.get_ylim()[1]
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"), [([0.70, 0.69, 0.68], "linear"), ([9.0, 0.5, 0.05], "log")]
+)
+def test_the_loss_fills_its_axis(losses, scale):
+    history = [
+        {"epoch": i, "train_loss": loss, "train_accuracy": 0.5} for i, loss in enumerate(losses, 1)
+    ]
+    axes = TrainingHistoryDisplay([history]).plot().axes_[1]
+    assert axes.get_yscale() == scale
+    low, high = axes.transData.transform([(1, min(losses)), (1, max(losses))])[:, 1]
+    assert high - low > 0.7 * axes.bbox.height
+    axes.figure.canvas.draw()
+    shown = [label.get_text() for label in axes.get_yticklabels() if label.get_visible()]
+    inside = [t for t in axes.get_yticks() if axes.get_ylim()[0] <= t <= axes.get_ylim()[1]]
+    assert len(inside) >= 3 and not any("$" in text for text in shown)
 
 
 def test_epochs_without_validation_are_gaps():
@@ -113,11 +145,11 @@ def test_cross_validation_has_a_colour_for_each_fold():
     results = cross_validate(clf, X, Y, cv=3, return_estimator=True)
     display = TrainingHistoryDisplay.from_cv_results(results)
     expected = [f"fold {i}, {part}" for i in (1, 2, 3) for part in ("training", "validation")]
-    assert legend_of(display) == [*expected, "epoch kept"]
+    assert legend_of(display) == [*expected, "epoch kept", "guessing"]
     for lines in display.lines_:
         colors = [line.get_color() for line in lines]
         assert colors[::2] == colors[1::2]
-        assert len(set(colors)) == 3
+        assert len(set(colors)) == len({line.get_marker() for line in lines}) == 3
     assert len(rings_of(display.axes_[0])) == 3
 
 
@@ -176,8 +208,10 @@ def test_axes_given_and_constructor_used():
     assert display.figure_ is figure
     assert display.axes_.tolist() == axes.tolist()
     assert legend_of(display) == ["fold 1, training", "fold 2, training"]
-    with pytest.raises(ValueError, match=r"ax takes two matplotlib Axes.*got 1"):
+    with pytest.raises(ValueError, match=r"ax must hold 2 matplotlib Axes.*got 1"):
         display.plot(ax=axes[0])
+    with pytest.raises(ValueError, match=r"ax must hold 2 matplotlib Axes.*got a Figure"):
+        display.plot(ax=[figure, axes[0]])
     with pytest.raises(ValueError, match="2 histories, but 1 names and 2 best_epochs"):
         TrainingHistoryDisplay([history, history], names=["a"]).plot()
 

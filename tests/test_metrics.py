@@ -1,4 +1,4 @@
-"""Error rates against their definitions, and intervals against what they promise."""
+"""Error rates against their definitions, and intervals against theoretical ones."""
 
 import pickle
 
@@ -7,13 +7,15 @@ import pytest
 from sklearn.datasets import make_classification
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, get_scorer, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.naive_bayes import GaussianNB
 
 from sklearn_dfd.metrics import (
     bootstrap_interval,
     equal_error_rate,
+    make_neg_equal_error_rate_scorer,
+    make_tpr_at_fpr_scorer,
     neg_equal_error_rate_scorer,
     tpr_at_fpr,
     tpr_at_fpr_scorer,
@@ -80,12 +82,32 @@ def test_tpr_at_fpr_is_exact_where_the_rate_is_a_fraction():
 def test_labels_of_any_type(metric, judged):
     y, score = judged
     expected = metric(y, score)
-    assert metric(np.array(["fake", "real"])[y], score) == expected
     assert metric(y == 1, score) == expected
     assert metric(list(y * 2 - 1), list(score)) == expected
-    # "fake" sorts first, so that it must be named to be what is detected
     assert metric(np.array(["real", "fake"])[y], score, pos_label="fake") == expected
-    assert metric(np.array(["real", "fake"])[y], score) != expected
+    assert metric(np.array(["fake", "real"])[y], score, pos_label="real") == expected
+    assert metric(y + 1, score, pos_label=2) == expected
+    assert metric(1 - y, score, pos_label=0) == expected
+    assert metric(np.array(["real", "fake"])[y], score, pos_label="real") != expected
+
+
+@pytest.mark.parametrize("metric", CURVE_METRICS)
+@pytest.mark.parametrize("labels", [["fake", "real"], ["0", "1"], [1, 2], [0, 2], [-1, 0]])
+def test_labels_that_do_not_say_which_is_meant_are_an_error(metric, labels, judged):
+    """As in scikit-learn's own metrics of one class."""
+    y, score = judged
+    y = np.array(labels)[y]
+    with pytest.raises(ValueError, match="pos_label must be given for the classes") as error:
+        metric(y, score)
+    message = str(error.value)
+    assert str(labels) in message
+    direct, scorer = message.split("for example, ")[1].removesuffix(".").split(" or scoring=")
+    names = {**globals(), "y_true": y, "y_score": score}
+    assert 0 <= eval(direct, names) <= 1
+    estimator = LogisticRegression().fit(score[:, None], y)
+    assert abs(eval(scorer, names)(estimator, score[:, None], y)) == pytest.approx(
+        metric(y, -estimator.decision_function(score[:, None]), pos_label=labels[0])
+    )
 
 
 @pytest.mark.parametrize("metric", CURVE_METRICS)
@@ -97,7 +119,7 @@ def test_weights_are_repetitions(metric, judged):
 
 
 @pytest.mark.parametrize("metric", CURVE_METRICS)
-@pytest.mark.parametrize("y", [[0, 0, 0], [1, 1, 1], ["real"] * 3])
+@pytest.mark.parametrize("y", [[0, 0, 0], [1, 1, 1], [-1, -1, -1], [True] * 3, [False] * 3])
 def test_one_class_has_no_curve(metric, y):
     with pytest.warns(UndefinedMetricWarning):
         assert np.isnan(metric(y, [0.1, 0.2, 0.3]))
@@ -114,8 +136,8 @@ def test_one_class_has_no_curve(metric, y):
         ([0, np.nan, 1], [0.1, 0.2, 0.3], {}, "contains NaN"),
         ([0, 1, 1], [0.1, 0.2], {}, "inconsistent numbers of samples"),
         ([0, 1, 1], np.zeros((3, 2)), {}, r"shape \(3, 2\)"),
-        (["real", "fake"], [0, 1], {"pos_label": "Fake"}, "'Fake' is not a label.*'fake', 'real'"),
-        ([0, 1, 1], [0.1, 0.2, 0.3], {"pos_label": np.int64(2)}, r"pos_label=2 is not a label"),
+        (["real", "fake"], [0, 1], {"pos_label": "Fake"}, "'Fake' is not one of .*'fake', 'real'"),
+        ([0, 1, 1], [0.1, 0.2, 0.3], {"pos_label": np.int64(2)}, r"pos_label=2 is not one of"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # of scikit-learn, on NaN
@@ -130,18 +152,48 @@ def test_max_fpr_is_a_rate():
 
 
 @pytest.mark.parametrize("estimator", [LogisticRegression(), GaussianNB()])
-@pytest.mark.parametrize("as_text", [False, True])
-def test_scorers(estimator, as_text):
-    """Of estimators with a decision function, and of those with probabilities alone."""
+@pytest.mark.parametrize("labels", [(0, 1), (-1, 1), (False, True)])
+def test_scorers(estimator, labels):
+    """They work with a decision function, and with probabilities alone."""
     X, y = make_classification(300, flip_y=0.3, random_state=0)
-    if as_text:
-        y = np.array(["a", "b"])[y]
+    y = np.array(labels)[y]
     estimator.fit(X, y)
     score = estimator.predict_proba(X)[:, 1]
     assert neg_equal_error_rate_scorer(estimator, X, y) == -equal_error_rate(y, score)
     assert tpr_at_fpr_scorer(estimator, X, y) == tpr_at_fpr(y, score)
     scorer = pickle.loads(pickle.dumps(neg_equal_error_rate_scorer))
     assert (cross_val_score(estimator, X, y, scoring=scorer) < 0).all()
+
+
+@pytest.mark.parametrize("estimator", [LogisticRegression(), GaussianNB()])
+@pytest.mark.parametrize("column", [0, 1])
+def test_scorers_for_labels_in_words(estimator, column):
+    X, y = make_classification(300, flip_y=0.3, weights=[0.7], random_state=0)
+    y = np.array(["fake", "real"])[y]
+    estimator.fit(X, y)
+    label, score = estimator.classes_[column], estimator.predict_proba(X)[:, column]
+    eer = equal_error_rate(y, score, pos_label=label)
+    assert make_neg_equal_error_rate_scorer(pos_label=label)(estimator, X, y) == -eer
+    for max_fpr in (0.01, 0.2):
+        scorer = pickle.loads(
+            pickle.dumps(make_tpr_at_fpr_scorer(max_fpr=max_fpr, pos_label=label))
+        )
+        expected = tpr_at_fpr(y == label, score, max_fpr=max_fpr)
+        assert scorer(estimator, X, y) == expected
+        assert expected == tpr_at_fpr(y, score, max_fpr=max_fpr, pos_label=label)
+    assert np.isfinite(cross_val_score(estimator, X, y, scoring=scorer)).all()
+
+
+@pytest.mark.parametrize("scorer", [neg_equal_error_rate_scorer, tpr_at_fpr_scorer])
+def test_scorers_refuse_labels_in_words_as_those_of_sklearn_do(scorer):
+    X, y = make_classification(100, random_state=0)
+    y = np.array(["fake", "real"])[y]
+    estimator = LogisticRegression().fit(X, y)
+    for each in (get_scorer("f1"), scorer):
+        with pytest.raises(ValueError, match="pos_label"):
+            each(estimator, X, y)
+    with pytest.raises(ValueError, match=r"make_\w+_scorer\(pos_label='fake'\)"):
+        scorer(estimator, X, y)
 
 
 def test_a_search_takes_the_candidate_with_fewer_errors():
@@ -157,7 +209,7 @@ def test_a_search_takes_the_candidate_with_fewer_errors():
 
 
 def test_the_interval_of_an_accuracy_is_that_of_a_share():
-    """Of independent samples it is the binomial one."""
+    """For independent samples it is the binomial interval."""
     y, label = np.zeros(400), np.repeat([0, 1], [320, 80])
     low, high = bootstrap_interval(accuracy_score, y, label, n_resamples=2000, random_state=0)
     half = 1.96 * np.sqrt(0.8 * 0.2 / 400)
@@ -188,14 +240,14 @@ def test_a_wider_interval_is_surer(judged):
 
 
 def test_resamples_of_one_class_are_drawn_again():
-    """Two groups, one a class: half of all resamples have no ROC curve."""
+    """With two groups, one per class, half of all resamples have no ROC curve."""
     y = np.repeat([0, 1], 5)
     interval = bootstrap_interval(roc_auc_score, y, y, groups=y, n_resamples=50, random_state=0)
     assert interval == (1, 1)
 
 
 def test_the_interval_of_a_mean_over_folds():
-    """Folds whose scores lie apart: each is good, and thrown together they are not."""
+    """Each fold separates its classes well, but the scores of the folds do not compare."""
     rng = np.random.default_rng(0)
     y, folds = rng.integers(0, 2, 400), np.repeat([0, 1], 200)
     score = y + rng.normal(0, 0.7, 400) + 10 * folds
@@ -211,7 +263,7 @@ def test_the_interval_of_a_mean_over_folds():
 
 
 def test_intervals_of_one_class_alone():
-    """As of the hard fakes of a set: there is a share of those found."""
+    """As for the hard fakes of a set, of which a share is found."""
     low, high = bootstrap_interval(
         accuracy_score, ["fake"] * 50, ["fake", "real"] * 25, n_resamples=100, random_state=0
     )

@@ -1,4 +1,4 @@
-"""Scores of distorted images against doing the same by hand, and the figure of them."""
+"""Scores of distorted images against the same steps by hand, and their figure."""
 
 import sys
 
@@ -22,7 +22,7 @@ from sklearn_dfd.robustness import RobustnessDisplay, distort, evaluate_robustne
 
 
 class Grain(ClassifierMixin, BaseEstimator):
-    """Calls images spliced that are grainier than `limit`: quick, and with nothing to learn."""
+    """Calls images spliced that are grainier than `limit`: quick, with nothing to learn."""
 
     def __init__(self, limit=3.0):
         self.limit = limit
@@ -110,7 +110,7 @@ def test_few_images_are_in_memory(photos, grain, limit, value, monkeypatch):
 
 
 def test_pipelines_of_paths_and_names_of_classes(photos, tmp_path):
-    """What a person has: files, labels in words, and a threshold other than one half."""
+    """What a user has: files, labels in words, and a threshold other than one half."""
     paths = [str(tmp_path / f"{i}.png") for i in range(40)]
     for path, pixels in zip(paths, photos.data, strict=True):
         Image.fromarray(pixels).save(path)
@@ -170,14 +170,18 @@ def test_levels_of_numpy(photos, grain):
 @pytest.mark.parametrize(
     ("y", "options", "message"),
     [
-        ([0, 0, 0, 0], {}, r"labels \[0\] and the estimator knows the classes \[0, 1\]"),
+        ([0, 0, 0, 0], {}, r"labels \[0\] and the detector knows the classes \[0, 1\]"),
         (["a", "b", "a", "b"], {}, r"labels \['a', 'b'\]"),
         ([0, 1], {}, "inconsistent numbers of samples"),
         ([0, 1, 0, 1], {"groups": [0, 1]}, "groups has 2 values for 4 images: pass one for each"),
         ([0, 1, 0, 1], {"groups": [0, 1, 2, None]}, r"groups has no label in row 3 \(None\): give"),
         ([0, 1, 0, 1], {"groups": [0, np.nan, 1, 2]}, r"groups has no label in row 1 \(nan\)"),
         ([0, 1, 0, 1], {"groups": [7, 7, 7, 7]}, "All 4 samples are one group"),
-        ([0, 1, 0, 1], {"distortions": {"jpg": [50]}}, r"has \['jpg'\]; those that exist .*'jpeg'"),
+        (
+            [0, 1, 0, 1],
+            {"distortions": {"jpg": [50]}},
+            r"has \['jpg'\], which do not .*'jpeg'",
+        ),
         ([0, 1, 0, 1], {"distortions": {"jpeg": [0]}}, r"'jpeg' must be an int in the range"),
         ([0, 1, 0, 1], {"distortions": {"jpeg": 50}}, r"distortions\['jpeg'\] is 50: pass a list"),
         ([0, 1, 0, 1], {"confidence_level": 95}, "confidence_level"),
@@ -187,6 +191,73 @@ def test_what_cannot_be_evaluated(y, options, message, photos, grain, monkeypatc
     monkeypatch.setattr(robustness, "_judge", None)  # nothing is computed before
     with pytest.raises(ValueError, match=message):
         evaluate_robustness(grain, photos.data[:4], y, **QUICK, **options)
+
+
+@pytest.mark.parametrize("kind", ["decision_function", "predict_proba"])
+def test_no_class_has_to_be_named(kind, photos, grain):
+    """Accuracy and ROC AUC are the same whichever class is the positive one."""
+    tables = []
+    for names in (["genuine", "spliced"], ["z", "a"]):  # the second pair sorts the other way
+        detector = Renamed(grain, names, kind).fit(None, names)
+        tables.append(
+            evaluate_robustness(
+                detector,
+                photos.data,
+                np.array(names)[photos.target],
+                groups=photos.groups,
+                distortions={"jpeg": [50], "noise": [10]},
+                **QUICK,
+            )
+        )
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0]["roc_auc"].min() < 1
+
+
+class Renamed(ClassifierMixin, BaseEstimator):
+    """Says what another detector says, by other names of its two classes."""
+
+    def __init__(self, detector, names, kind):
+        self.detector, self.names, self.kind = detector, names, kind
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def __getattr__(self, name):
+        if name in ("decision_function", "predict_proba") and name == self.__dict__.get("kind"):
+            return self._decide if name == "decision_function" else self._probability
+        raise AttributeError(name)
+
+    def _decide(self, X):
+        sign = 1 if self.classes_[1] == self.names[1] else -1
+        return sign * self.detector.decision_function(X)
+
+    def _probability(self, X):
+        p = 1 / (1 + np.exp(-self._decide(X)))
+        return np.stack([1 - p, p], axis=1)
+
+    def predict(self, X):
+        return np.array(self.names)[self.detector.predict(X)]
+
+
+def test_progress(photos, grain, capsys):
+    options = {"distortions": {"blur": [1]}, **QUICK}
+    quiet = evaluate_robustness(grain, photos.data, photos.target, **options)
+    assert capsys.readouterr().err == ""
+    shown = evaluate_robustness(grain, photos.data, photos.target, verbose=1, **options)
+    bars = capsys.readouterr().err
+    assert "80/80" in bars and "4/4" in bars  # images, and intervals
+    pd.testing.assert_frame_equal(shown, quiet)
+    assert quiet.attrs["confidence_level"] == 0.95
+
+
+def test_labels_are_taken_by_position(photos, grain):
+    """The indexes of X and y say nothing about which label belongs to which image."""
+    options = {"distortions": {"jpeg": [50]}, **QUICK}
+    expected = evaluate_robustness(grain, photos.data, photos.target, **options)
+    X = pd.Series(list(photos.data), index=np.random.default_rng(0).permutation(40))
+    y = pd.Series(photos.target, index=pd.Index([f"row {i}" for i in range(40)]))
+    pd.testing.assert_frame_equal(evaluate_robustness(grain, X, y, **options), expected)
 
 
 def test_unfitted(photos):
@@ -218,6 +289,9 @@ def test_display(results, pyplot, tmp_path):
     assert ticks[4] == ["0.5", "0.75", "as is", "1.25", "1.5"]
     accuracy, auc = display.lines_[0]
     assert (accuracy.get_label(), auc.get_label()) == ("Accuracy", "ROC AUC")
+    assert accuracy.get_linestyle() != auc.get_linestyle()  # not told apart by colour alone
+    (legend,) = display.figure_.legends
+    assert "95 % interval" in [text.get_text() for text in legend.get_texts()]
     np.testing.assert_array_equal(auc.get_ydata(), results["roc_auc"][:5])
     brightness = [*results["roc_auc"][-4:-2], results["roc_auc"][0], *results["roc_auc"][-2:]]
     np.testing.assert_array_equal(display.lines_[4][1].get_ydata(), brightness)
@@ -248,7 +322,9 @@ def test_display_from_estimator_on_given_axes(photos, grain, pyplot):
 
 
 def test_display_says_what_it_cannot_do(results, pyplot):
-    with pytest.raises(ValueError, match=r"one matplotlib Axes for each of .*'jpeg'.*got 1"):
+    with pytest.raises(
+        ValueError, match=r"must hold 5 matplotlib Axes, one for each of .*'jpeg'.*got 1"
+    ):
         RobustnessDisplay(results).plot(ax=pyplot.gca())
     with pytest.raises(ValueError, match="no distortion to plot"):
         RobustnessDisplay(results[:1]).plot()
@@ -256,17 +332,17 @@ def test_display_says_what_it_cannot_do(results, pyplot):
 
 def test_display_without_matplotlib(results, grain, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"RobustnessDisplay.plot requires matplotlib"):
+    with pytest.raises(ImportError, match=r"RobustnessDisplay.plot needs matplotlib"):
         RobustnessDisplay(results).plot()
     monkeypatch.setattr(robustness, "_judge", None)  # nothing is computed before
-    with pytest.raises(ImportError, match=r"from_estimator requires matplotlib"):
+    with pytest.raises(ImportError, match=r"from_estimator needs matplotlib"):
         RobustnessDisplay.from_estimator(grain, photos.data, photos.target)
 
 
 def test_without_pandas(grain, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     monkeypatch.setattr(robustness, "_judge", None)  # nothing is computed before
-    with pytest.raises(ImportError, match="evaluate_robustness requires pandas"):
+    with pytest.raises(ImportError, match="evaluate_robustness needs pandas"):
         evaluate_robustness(grain, photos.data, photos.target)
 
 

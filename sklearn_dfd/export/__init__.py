@@ -1,4 +1,4 @@
-"""Writers: detectors for other programs, model cards, features of many images."""
+"""Writers of detectors for other programs, of model cards, and of the features of many images."""
 
 from sklearn_dfd.export._executorch import to_executorch
 from sklearn_dfd.export._feature_matrix import extract_feature_matrix

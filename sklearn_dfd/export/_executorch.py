@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.pipeline import Pipeline
 from torch import nn
 
 from sklearn_dfd._core.network.mobilenet import Trunk
 from sklearn_dfd._core.runtime.devices import own_torch_state
 from sklearn_dfd._core.sklearn_private import validate_params
 from sklearn_dfd._core.validation import import_extra
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.export._exportable import (
     detector_steps,
     file_metadata,
@@ -23,20 +25,20 @@ __all__ = ["to_executorch"]
 @validate_params(
     {"pipe": "no_validation", "path": [str, os.PathLike]}, prefer_skip_nested_validation=True
 )
-def to_executorch(pipe, path):
-    """Write a fitted detector as one ExecuTorch program, as torch's runtime for phones takes it.
+def to_executorch(pipe: Pipeline | AugmentedClassifier, path: str | os.PathLike[str]) -> None:
+    """Write a fitted detector as one ExecuTorch program, for torch's runtime on phones.
 
-    The program takes an RGB image that is squashed to a square already, and does the rest:
-    normalisation, the network, and the probabilities. These differ from ``predict_proba`` by less
-    than 1e-4. It is lowered to XNNPACK, which computes on the CPUs of phones.
+    The program takes an RGB image that is already resized to a square (aspect ratio not kept),
+    and does the rest: normalisation, the network, and the probabilities. These differ from
+    ``predict_proba`` by less than 1e-4. It is lowered to XNNPACK, which runs on the CPUs of phones.
 
     Parameters
     ----------
     pipe : Pipeline or AugmentedClassifier
-        Fitted, see :func:`to_onnx`.
+        A fitted detector, see :func:`to_onnx`.
 
     path : str or path
-        File to write; its name usually ends in ``.pte``.
+        The file to write; its name usually ends in ``.pte``.
 
     Raises
     ------
@@ -45,7 +47,8 @@ def to_executorch(pipe, path):
     NotFittedError
         If ``pipe`` is not fitted.
     ValueError
-        If the pipeline computes in bfloat16, which the file does not.
+        If the pipeline computes in bfloat16, which the file does not, or its steps do not fit
+        together, because the layer, the image size or the weights of one were changed.
     WeightsError
         If the trunk's weights were left out when ``pipe`` was saved, and are not found.
     ImportError
@@ -53,21 +56,21 @@ def to_executorch(pipe, path):
 
     See Also
     --------
-    to_onnx : A file that squashes images of any size itself, and takes many at a time.
+    to_onnx : Writes a file that resizes images of any size itself, and takes many at a time.
 
     Notes
     -----
-    The method ``forward`` takes uint8 of shape (1, image_size, image_size, 3), upright RGB, one
-    image a call: a program has its memory laid out in advance. It returns float32 of shape
-    (1, n_classes).
+    The method ``forward`` takes uint8 of shape (1, image_size, image_size, 3), upright, in RGB
+    order, one image per call: the memory of a program is laid out in advance. It returns float32
+    of shape (1, n_classes).
 
-    Whoever squashes by another filter than Pillow's antialiased bilinear one, along the rows first
-    (``image.resize((side, image.height), PIL.Image.Resampling.BILINEAR)``, and the same again to
-    ``(side, side)``), gets other probabilities: measure the score with the filter that you ship.
+    Resizing by another filter than Pillow's antialiased bilinear one, first along the rows
+    (``image.resize((side, image.height), PIL.Image.Resampling.BILINEAR)``) and then to
+    ``(side, side)``, gives other probabilities: measure the score with the filter that you ship.
 
-    Methods without arguments give what the metadata of an ONNX file hold, as strings: ``classes``
-    (JSON, in the order of the probabilities), ``layer``, ``image_size``, ``fingerprint`` and
-    ``sklearn_dfd``.
+    Methods without arguments return what the metadata of an ONNX file hold, as strings:
+    ``classes`` (JSON, in the order of the probabilities), ``layer``, ``image_size``,
+    ``fingerprint`` and ``sklearn_dfd``.
 
     Examples
     --------
@@ -93,18 +96,18 @@ def to_executorch(pipe, path):
 
 
 class _FromSquared(nn.Module):
-    """From squashed pixels to probabilities, by modules that torch's converters know."""
+    """From resized pixels to probabilities, by modules that torch's converters know."""
 
-    def __init__(self, trunk, tails, mirrored):
+    def __init__(self, trunk: Trunk, tails: Any, mirrored: bool) -> None:
         super().__init__()
         self.mirrored = mirrored
         self.trunk = trunk
         self.tails: Any = nn.ModuleList(tail.folded() for tail in tails)
         self.requires_grad_(False)
-        for parameter in self.parameters():  # XNNPACK orders them itself, from torch's order only
+        for parameter in self.parameters():  # XNNPACK reorders them itself, from torch's order only
             parameter.data = parameter.clone(memory_format=torch.contiguous_format)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.mirrored:
             images = torch.cat([images, images.flip(2)])
         rows = self.trunk(images)

@@ -1,18 +1,32 @@
 """Detectors that can be written for other runtimes, and the pieces they are written from."""
 
 import json
+from typing import Any
 
+import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_dfd._core.feature_rows import FeatureRows, Origin
 from sklearn_dfd._core.version import __version__
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.classifier import DeepFakeClassifier
 from sklearn_dfd.features import MobileNetV2Features
 
 
-def detector_steps(pipe):
-    """Return both steps, fitted, and whether both mirror images are averaged."""
+def detector_steps(pipe: Any) -> tuple[MobileNetV2Features, DeepFakeClassifier, bool]:
+    """Return both fitted steps of a detector, and whether it averages over both mirror images.
+
+    Raises
+    ------
+    TypeError
+        If ``pipe`` is another estimator.
+    NotFittedError
+        If ``pipe`` is not fitted.
+    ValueError
+        If the pipeline computes in another precision than float32, or its steps do not fit
+        together: the layer, the image size or the weights of one were changed after fitting.
+    """
     augmented = type(pipe) is AugmentedClassifier
     inner = getattr(pipe, "estimator_", pipe.estimator) if augmented else pipe
     steps = [step for _, step in inner.steps] if isinstance(inner, Pipeline) else []
@@ -20,22 +34,28 @@ def detector_steps(pipe):
         known = " and ".join(type(step).__name__ for step in steps) or type(inner).__name__
         hint = " Pass its best_estimator_." if hasattr(pipe, "best_estimator_") else ""
         raise TypeError(
-            "what can be written is a Pipeline of MobileNetV2Features and DeepFakeClassifier, or "
-            f"an AugmentedClassifier of one, not {'one of ' if augmented else ''}{known}.{hint}"
+            "Only a Pipeline of MobileNetV2Features and DeepFakeClassifier, or an "
+            "AugmentedClassifier of one, can be written, and not "
+            f"{'one of ' if augmented else ''}{known}.{hint}"
         )
     check_is_fitted(pipe)
     if steps[0].precision != "float32":
         where = "estimator_." if augmented else ""
         raise ValueError(
-            f"the pipeline computes in {steps[0].precision} and the file would not: "
-            f'{where}set_params(features__precision="float32"), and see whether it still is as '
-            "good."
+            f"The pipeline computes in {steps[0].precision}, and the file would not: call "
+            f'{where}set_params(features__precision="float32"), and check that it still scores as '
+            "well."
         )
-    return *steps, augmented and pipe.average_mirrored
+    features, classifier = steps
+    # the classifier refuses rows that another trunk made, and so must the file
+    origin = Origin(features.layer_, features.image_size, features.fingerprint_)
+    nothing = np.zeros((1, classifier.n_features_in_), dtype=np.float32)
+    classifier.predict_proba(FeatureRows(nothing, origin))
+    return features, classifier, bool(augmented and pipe.average_mirrored)
 
 
-def file_metadata(features, classifier):
-    """Collect what the reader of a file needs to know, as strings."""
+def file_metadata(features: MobileNetV2Features, classifier: DeepFakeClassifier) -> dict[str, str]:
+    """Return what the reader of a file needs to know, as strings."""
     return {
         "classes": json.dumps(classifier.classes_.tolist(), default=str),
         "layer": str(features.layer_),

@@ -1,6 +1,6 @@
 """Features of more images than fit in memory: one ``.npy`` file, written by many workers.
 
-Who the workers are is joblib's affair: processes of this machine, or with
+joblib provides the workers: processes of this machine, or with
 ``joblib.parallel_config("dask")`` those of a cluster that shares the storage.
 """
 
@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,52 +34,55 @@ def extract_feature_matrix(
     chunk_size: int = 1024,
     n_jobs: int | None = None,
 ) -> np.memmap:
-    """Compute the features of images into a file, which can be larger than memory.
+    """Write the features of images to a file, which may be larger than memory.
 
-    Chunks of images are shared out between the workers of joblib, each of which writes its rows
-    where they belong, and notes that they are done. A worker that dies takes with it no more than
-    its chunk: Dask gives that to another. Called again after any interruption, with the same
-    images and features, the function goes on with what is not done.
+    Chunks of images are distributed among the workers of joblib, each of which writes its rows to
+    their place in the file, and notes that they are done. A worker that dies loses no more than
+    its chunk, which Dask gives to another one. Called again after any interruption, with the same
+    images and features, the function continues with what is not done.
 
     Parameters
     ----------
     features : MobileNetV2Features
-        Fitted. Its ``memory`` had better be None, unless the images are used elsewhere too:
-        the rows would be kept twice.
+        The fitted transformer. Set its ``memory`` to None unless the images are used elsewhere
+        too: the rows would be stored twice.
 
     images : sequence of n_images images
-        See :meth:`MobileNetV2Features.transform`. Paths must be those of a storage that all
-        workers share. Between an interruption and the next call their content must not change.
+        The images, see :meth:`~sklearn_dfd.MobileNetV2Features.transform`. Paths must be on a
+        storage that all workers share. Between an interruption and the next call the content of
+        the images must not change.
 
     path : str or path
-        Of the file, on such a storage, with ``.npy`` at its end. It appears when all is done;
-        until then the work is in ``<path>.part``, a directory.
+        The file to write, on such a storage, with a name that ends in ``.npy``. It appears when
+        all rows are done; until then the work is in the directory ``<path>.part``.
 
     chunk_size : int, default=1024
-        Images a chunk.
+        Number of images per chunk.
 
     n_jobs : int, default=None
-        Workers at once, as everywhere in joblib.
+        Number of workers, with the meaning that it has in joblib.
 
     Returns
     -------
     rows : memmap of float32, shape (n_images, n_features)
-        Read-only; :class:`DeepFakeClassifier` reads it batch by batch.
+        The rows, in the order of ``images``, read-only. :class:`~sklearn_dfd.DeepFakeClassifier`
+        reads them batch by batch.
 
     Raises
     ------
     FileExistsError
         If ``path`` exists.
     ValueError
-        If what is unfinished there was begun with other images or features.
+        If the unfinished work in ``<path>.part`` was begun with other images or features.
     ImageError
-        For the first chunk with images that cannot be used, naming their rows in ``images``.
+        If a chunk holds images that cannot be used. The error is that of the first such chunk,
+        and names their positions in ``images``.
 
     Warns
     -----
     UserWarning
-        Once, when all is done, naming the rows of NaN in place of such images, where ``features``
-        has ``on_error="nan"``.
+        If ``features`` has ``on_error="nan"`` and images cannot be used. There is one warning,
+        when all rows are done, that names the rows of NaN in their place.
 
     Examples
     --------
@@ -94,7 +98,7 @@ def extract_feature_matrix(
     (8, 7840)
     """
     check_is_fitted(features)
-    # workers may have been started in another directory
+    # as absolute paths, since workers may have been started in another directory
     images, path = as_image_list(images), Path(path).absolute()
     if not isinstance(images, np.ndarray):
         images = [
@@ -103,20 +107,20 @@ def extract_feature_matrix(
         ]
     if path.exists():
         raise FileExistsError(
-            f"{path} exists: delete it, or read it by np.load(..., mmap_mode='r')"
+            f"{path} exists: delete it, or read it by np.load(path, mmap_mode='r')."
         )
     part = path.with_name(f"{path.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     _begin(part, features, images, chunk_size)
     all_chunks = list(gen_batches(len(images), chunk_size))
     chunks = [c for c in all_chunks if not _note(part, c.start).exists()]
-    # as lists: joblib puts an array on one worker of a Dask cluster, with which it would be lost
+    # as lists: joblib keeps an array on one worker of a Dask cluster, and loses it with that worker
     Parallel(n_jobs=n_jobs)(
         delayed(_compute)(str(part), list(images[c]), c.start, len(images)) for c in chunks
     )
     failures = []
     if features.on_error == "nan":
-        # from the notes, where those of earlier calls are too
+        # from the notes, which also hold the failures of earlier calls
         for chunk in all_chunks:
             failures += json.loads(_note(part, chunk.start).read_text())
     os.replace(part / "rows.npy", path)
@@ -126,12 +130,12 @@ def extract_feature_matrix(
     return np.load(path, mmap_mode="r")
 
 
-# attributes of the transformer that decide what a row is, or whether there is one
+# attributes of the transformer that determine a row, or whether there is one
 _DECIDING = ("layer_", "image_size", "precision", "max_pixels", "on_error")
 
 
-def _begin(part, features, images, chunk_size):
-    """Lay out what workers need: the transformer, and a file for the rows; or find it there."""
+def _begin(part: Path, features: MobileNetV2Features, images: Any, chunk_size: int) -> None:
+    """Write what workers need, the transformer and a file for the rows, unless it is there."""
     recipe = {
         "images": joblib.hash(images),
         "chunk_size": chunk_size,
@@ -143,20 +147,21 @@ def _begin(part, features, images, chunk_size):
         others = [name for name in recipe if recipe[name] != begun.get(name)]
         if others:
             raise ValueError(
-                f"{part} was begun with other {', '.join(others)}: delete it, or use another path."
+                f"{part} was begun with other values of {', '.join(others)}: delete it, or use "
+                "another path."
             )
         return
     joblib.dump(features, part / "features.joblib")
     shape = (len(images), features._n_features_out)
-    # a hole as yet, of which the storage keeps what is written
+    # sparse at first: the storage holds only what is written
     np.lib.format.open_memmap(part / "rows.npy", "w+", np.dtype("<f4"), shape)
     _write(part / "recipe.json", json.dumps(recipe))
 
 
-def _compute(part, images, start, n_images):
+def _compute(directory: str, images: list[Any], start: int, n_images: int) -> None:
     """Write the rows of one chunk, and note that it is done, with the images that failed."""
-    part = Path(part)
-    if _note(part, start).exists():  # a scheduler may ask again when it has lost the answer
+    part = Path(directory)
+    if _note(part, start).exists():  # a scheduler may ask again after it has lost the answer
         return
     try:
         rows, failures = _load(
@@ -164,7 +169,7 @@ def _compute(part, images, start, n_images):
         )(images)
     except ImageError as error:
         raise ImageError(_in_all(error.failures, start), n_images) from None
-    # not by a memory map: on a network file system its whole pages would overwrite neighbours'
+    # not through a memory map, whose pages would overwrite neighbouring rows on network storage
     with open(part / "rows.npy", "r+b") as file:
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)
@@ -175,29 +180,29 @@ def _compute(part, images, start, n_images):
     _write(_note(part, start), json.dumps(_in_all(failures, start)))
 
 
-def _in_all(failures, start):
-    """Count the rows of a chunk's failures from the first image of all."""
+def _in_all(failures: list[tuple[int, str, str]], start: int) -> list[tuple[int, str, str]]:
+    """Give the failures of a chunk their positions among all images."""
     return [(start + row, name, fault) for row, name, fault in failures]
 
 
 @lru_cache(maxsize=1)
-def _load(path, _version):
+def _load(path: Path, _version: int) -> Callable[[list[Any]], tuple[Any, Any]]:
     features = joblib.load(path)
 
-    def extract(images):
-        # not transform, which would warn once per chunk
+    def extract(images: list[Any]) -> tuple[Any, Any]:
+        # not by transform, which would warn once per chunk
         rows, failures = features_and_failures(features, images)
         return np.ascontiguousarray(rows, dtype="<f4"), failures
 
     return extract
 
 
-def _note(part, start):
+def _note(part: Path, start: int) -> Path:
     return part / f"done-{start}"
 
 
-def _write(path, text):
-    """Write a small file: all of it is there, or nothing."""
+def _write(path: Path, text: str) -> None:
+    """Write a small file, so that all of it is there or nothing."""
     unfinished = path.with_name(f"{path.name}-{os.getpid()}")
     unfinished.write_text(text)
     os.replace(unfinished, path)

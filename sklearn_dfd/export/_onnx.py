@@ -1,4 +1,4 @@
-"""The detector for other runtimes: one file of ONNX, from images to probabilities."""
+"""The detector for other runtimes: one ONNX file, from images to probabilities."""
 
 import json
 import os
@@ -6,10 +6,13 @@ import tempfile
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 from torch import nn
@@ -20,10 +23,10 @@ from sklearn_dfd._core.network.mobilenet import Trunk, feature_shape
 from sklearn_dfd._core.network.onnx_graph import OnnxGraph
 from sklearn_dfd._core.runtime.devices import own_torch_state
 from sklearn_dfd._core.sklearn_private import Interval, validate_params
-from sklearn_dfd._core.validation import import_extra
+from sklearn_dfd._core.validation import check_same_two_classes, import_extra
 from sklearn_dfd._core.version import __version__
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.exceptions import ImageError
-from sklearn_dfd.export._executorch import to_executorch
 from sklearn_dfd.export._exportable import (
     detector_steps,
     file_metadata,
@@ -31,7 +34,7 @@ from sklearn_dfd.export._exportable import (
 from sklearn_dfd.features import trunk_weights
 from sklearn_dfd.metrics import bootstrap_interval
 
-__all__ = ["measure_onnx_loss", "to_executorch", "to_onnx"]
+__all__ = ["measure_onnx_loss", "to_onnx"]
 
 
 @validate_params(
@@ -42,63 +45,71 @@ __all__ = ["measure_onnx_loss", "to_executorch", "to_onnx"]
     },
     prefer_skip_nested_validation=True,
 )
-def to_onnx(pipe, path, *, calibration_images=None):
+def to_onnx(
+    pipe: Pipeline | AugmentedClassifier,
+    path: str | os.PathLike[str],
+    *,
+    calibration_images: Any = None,
+) -> None:
     """Write a fitted detector as one ONNX file, which needs neither Python nor torch.
 
-    The model takes RGB images as they are, of any size, and does all the rest: squashing to a
-    square, normalisation, the network, and the probabilities. These differ from ``predict_proba``
-    by less than 1e-4.
+    The model takes RGB images of any size and does all the rest: resizing to a square (aspect
+    ratio not kept), normalisation, the network, and the probabilities. These differ from
+    ``predict_proba`` by less than 1e-4.
 
     Parameters
     ----------
     pipe : Pipeline or AugmentedClassifier
-        Fitted, of the two steps of :func:`~sklearn_dfd.make_deepfake_pipeline`, or what it makes
-        with ``preset="accurate"``: where that averages over both mirror images, so does the file.
+        A fitted pipeline of the two steps of :func:`~sklearn_dfd.make_deepfake_pipeline`, or the
+        detector that it makes with ``preset="accurate"``. Where the detector averages over both
+        mirror images, so does the file.
 
     path : str or path
-        File to write.
+        The file to write.
 
     calibration_images : sequence of images, default=None
-        Where given, the network computes with integers of 8 bits, and the file is a quarter of the
-        size. The ranges of what flows through are measured on these images: take a hundred or more
-        of those that the detector was trained on. Probabilities then differ by several per cent,
-        single ones by much more: :func:`measure_onnx_loss` before you ship the file.
+        If given, the network computes with 8-bit integers, and the file is a quarter of the size.
+        The ranges of the activations are measured on these images: pass a hundred or more of
+        those that the detector was trained on. The probabilities then differ by several per cent,
+        and single ones by much more: use :func:`measure_onnx_loss` before you ship the file.
 
     Raises
     ------
     TypeError
-        If ``pipe`` is another estimator. Take ``best_estimator_`` of a search; calibrations and
-        ensembles are not written.
+        If ``pipe`` is another estimator. Pass the ``best_estimator_`` of a search; calibrations
+        and ensembles cannot be written.
     NotFittedError
         If ``pipe`` is not fitted.
     ValueError
-        If the pipeline computes in bfloat16, which the file does not.
+        If the pipeline computes in bfloat16, which the file does not, or its steps do not fit
+        together, because the layer, the image size or the weights of one were changed.
     WeightsError
         If the trunk's weights were left out when ``pipe`` was saved, and are not found.
     ImageError
-        An OSError and a ValueError: a calibration image cannot be used.
+        If a calibration image cannot be used.
     ImportError
         If onnx is not installed, or onnxruntime with ``calibration_images``.
 
     See Also
     --------
-    measure_onnx_loss : What the file's probabilities are worth.
+    measure_onnx_loss : Measures how much the file's scores differ.
 
     Notes
     -----
-    The input is called ``images``: uint8, of shape (n_images, height, width, 3), upright RGB. Both
-    n_images and the size are free from call to call; images of different sizes go in one call
-    each. The output is called ``probabilities``: float32, of shape (n_images, n_classes).
+    The input is called ``images``: uint8, of shape (n_images, height, width, 3), upright, in RGB
+    order (an array from ``cv2.imread`` is BGR: pass ``image[..., ::-1]``). Both n_images and the
+    size may change from call to call; images of different sizes take one call each. The output is
+    called ``probabilities``: float32, of shape (n_images, n_classes).
 
-    Squashing is that of Pillow to the last bit, and takes 24 bytes a pixel of the images while it
-    works: pass large photographs one at a time.
+    The resizing equals Pillow's to the last bit, and takes 24 bytes per pixel of the images: pass
+    large photographs one at a time.
 
-    Decoding stays with the caller, and so does the orientation: of photographs from phones it is
-    in the EXIF data (:func:`PIL.ImageOps.exif_transpose`).
+    Decoding is left to the caller, and so is the orientation, which photographs from phones have
+    in their EXIF data (:func:`PIL.ImageOps.exif_transpose`).
 
-    The file's metadata hold the ``classes`` (JSON, in the order of the probabilities), the
-    ``layer`` and the ``image_size``, the ``fingerprint`` of the trunk's weights, and the version of
-    this package.
+    The metadata of the file hold the ``classes`` (JSON, in the order of the probabilities), the
+    ``layer`` and the ``image_size``, the ``fingerprint`` of the trunk's weights, and the version
+    of this package.
 
     Examples
     --------
@@ -128,7 +139,7 @@ def to_onnx(pipe, path, *, calibration_images=None):
     graph = OnnxGraph()
     side = features.image_size
     x = graph.add_squash("images", side)
-    if mirrored:  # once squashed: Pillow's filter is the same from both sides
+    if mirrored:  # after resizing: Pillow's filter is symmetric
         x = graph.add_mirrored(x)
     cpu = torch.device("cpu")
     with own_torch_state(cpu):
@@ -168,22 +179,22 @@ def to_onnx(pipe, path, *, calibration_images=None):
     prefer_skip_nested_validation=True,
 )
 def measure_onnx_loss(
-    pipe,
-    path,
-    X,
-    y,
+    pipe: Pipeline | AugmentedClassifier,
+    path: str | os.PathLike[str],
+    X: Any,
+    y: npt.ArrayLike,
     *,
-    groups=None,
-    n_resamples=1000,
-    confidence_level=0.95,
-    random_state=None,
-):
-    """Measure what is lost by the file of a detector: in ROC AUC, and in single probabilities.
+    groups: npt.ArrayLike | None = None,
+    n_resamples: int = 1000,
+    confidence_level: float = 0.95,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
+    """Measure what the file of a detector loses in ROC AUC, and how much probabilities differ.
 
     Parameters
     ----------
     pipe : Pipeline or AugmentedClassifier
-        What was given to :func:`to_onnx`, of two classes.
+        The detector of two classes that was given to :func:`to_onnx`.
 
     path : str or path
         The file that :func:`to_onnx` wrote.
@@ -193,41 +204,51 @@ def measure_onnx_loss(
         :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
     y : array-like of shape (n_images,)
-        Their labels; both classes must occur.
+        Their labels, by position. Both classes must occur. Neither has to be named as the
+        positive one: all that is measured is the same for both.
 
     groups : array-like of shape (n_images,), default=None
-        What belongs together, and is resampled together for the interval.
+        The group of each photograph. Groups are resampled as a whole for the interval.
 
     n_resamples : int, default=1000
-        See :func:`~sklearn_dfd.metrics.bootstrap_interval`.
+        Number of resamples, see :func:`~sklearn_dfd.metrics.bootstrap_interval`.
 
     confidence_level : float, default=0.95
-        Of the interval.
+        The confidence level of the interval.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the resamples.
+        Seed of the resampling.
 
     Returns
     -------
     loss : :class:`~sklearn.utils.Bunch`
+        The measurements, as attributes:
+
         roc_auc, roc_auc_of_file : float
-            The scores of ``predict_proba`` and of the file.
+            The ROC AUC of ``predict_proba`` and that of the file.
         lost, low, high : float
-            The former less the latter, and the ends of the confidence interval of that difference.
+            The former minus the latter, and the ends of the confidence interval of that difference.
         mean_difference, max_difference : float
-            By how much the probabilities of a photograph differ, on average and at most.
+            The mean and the largest absolute difference between the two probabilities of a
+            photograph.
 
     Raises
     ------
-    TypeError, NotFittedError
-        If ``pipe`` is another estimator, or not fitted, see :func:`to_onnx`.
+    TypeError
+        If ``pipe`` is another estimator, see :func:`to_onnx`.
+    NotFittedError
+        If ``pipe`` is not fitted.
     ValueError
-        If lengths differ, ``y`` has not the two classes of the detector, the file has others, or
-        there is one group only.
+        If lengths differ, ``y`` does not hold the two classes of the detector, the file has other
+        classes, or all photographs form one group.
     ImageError
-        An OSError and a ValueError: images cannot be used; it names them all.
+        If images cannot be used. All of them are named, by their positions in ``X``.
     ImportError
         If onnxruntime is not installed.
+
+    See Also
+    --------
+    to_onnx : Writes the file.
 
     Examples
     --------
@@ -253,8 +274,9 @@ def measure_onnx_loss(
     features, classifier, _ = detector_steps(pipe)
     onnxruntime = import_extra("onnxruntime", "measure_onnx_loss")
 
-    images, y = as_image_list(X), column_or_1d(y)
-    check_consistent_length(images, y, groups)
+    images = as_image_list(X)
+    truth: npt.NDArray[Any] = column_or_1d(y)
+    check_consistent_length(images, truth, groups)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     written = json.loads(session.get_modelmeta().custom_metadata_map.get("classes", "null"))
     classes = json.loads(file_metadata(features, classifier)["classes"])
@@ -263,11 +285,7 @@ def measure_onnx_loss(
             f"{os.fspath(path)!r} is the file of another detector: its classes are {written}, not "
             f"{classes}."
         )
-    if len(classes) != 2 or set(y.tolist()) != set(classifier.classes_.tolist()):
-        raise ValueError(
-            f"y holds the labels {np.unique(y).tolist()} and the detector knows the classes "
-            f"{classes}: both must be the same two."
-        )
+    check_same_two_classes(truth, classifier.classes_)
     probability = np.empty((len(images), 2))
     probability[:, 0] = pipe.predict_proba(images)[:, 1]
     decode = partial(to_rgb, max_pixels=features.max_pixels)
@@ -277,7 +295,7 @@ def measure_onnx_loss(
         probability[row, 1] = session.run(None, {"images": pixels})[0][0, 1]
     low, high = bootstrap_interval(
         _auc_lost,
-        y,
+        truth,
         probability,
         groups=groups,
         n_resamples=n_resamples,
@@ -286,9 +304,9 @@ def measure_onnx_loss(
     )
     difference = np.abs(probability[:, 0] - probability[:, 1])
     return Bunch(
-        roc_auc=float(roc_auc_score(y, probability[:, 0])),
-        roc_auc_of_file=float(roc_auc_score(y, probability[:, 1])),
-        lost=_auc_lost(y, probability),
+        roc_auc=float(roc_auc_score(truth, probability[:, 0])),
+        roc_auc_of_file=float(roc_auc_score(truth, probability[:, 1])),
+        lost=_auc_lost(truth, probability),
         low=low,
         high=high,
         mean_difference=float(difference.mean()),
@@ -296,12 +314,12 @@ def measure_onnx_loss(
     )
 
 
-def _auc_lost(y, both):
-    """Area under the curve that the second column has less than the first."""
+def _auc_lost(y: npt.NDArray[Any], both: npt.NDArray[np.float64]) -> float:
+    """Return the ROC AUC of the first column minus that of the second."""
     return float(roc_auc_score(y, both[:, 0]) - roc_auc_score(y, both[:, 1]))
 
 
-def _add_tail(graph, tail, x, shape):
+def _add_tail(graph: OnnxGraph, tail: Any, x: str, shape: tuple[int, ...]) -> str:
     """Add the trained blocks and the head, from features to logits."""
     if tail.input_shape != shape:
         x = graph.add("Reshape", x, graph.constant(np.array([-1, *tail.input_shape])))
@@ -318,18 +336,18 @@ def _add_tail(graph, tail, x, shape):
     return x
 
 
-def _quantized(model, images, side):
-    """Turn convolutions into those of integers, by the ranges that ``images`` give."""
+def _quantized(model: Any, images: Any, side: int) -> Any:
+    """Turn convolutions into integer ones, by the ranges that activations have on ``images``."""
     import onnx
     from onnxruntime import quantization
 
     sources = as_image_list(images)
 
     class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
+        def __init__(self) -> None:
             self.rows = iter(range(len(sources)))
 
-        def get_next(self):
+        def get_next(self) -> dict[str, Any] | None:
             row = next(self.rows, None)
             if row is None:
                 return None
@@ -340,7 +358,7 @@ def _quantized(model, images, side):
                 raise ImageError([failure], len(sources), hint="Leave it out.") from error
 
     metadata = list(model.metadata_props)
-    # asks for no preparation: BatchNorm is folded, and the shapes are known
+    # needs no preparation: BatchNorm is folded, and the shapes are known
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory() as directory:
         written = Path(directory, "int8.onnx")
