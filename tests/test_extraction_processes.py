@@ -179,8 +179,8 @@ from sklearn_dfd import MobileNetV2Features
 
 
 class CountedFeatures(MobileNetV2Features):
-    def _network(self):
-        run, *rest = super()._network()
+    def _network(self, device):
+        run, *rest = super()._network(device)
 
         def counted(pixels):
             file = os.open({passes!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
