@@ -386,12 +386,12 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 kept = np.sort(rows.order)
             task = self._init_callback_context(max_subtasks=self.max_epochs)
             data = training_data(X, labels, None if sample_weight is None else weight, kept)
-            self.net_ = self._make_net(tails, device)
+            net = self._make_net(tails, device)
             if self.lr_schedule == "one_cycle":
-                with one_cycle(self.net_, self.max_epochs * self.net_.n_steps(rows)):
-                    self._train(rows, valid_rows, self.max_epochs, task, data)
+                with one_cycle(net, self.max_epochs * net.n_steps(rows)):
+                    self._train(net, rows, valid_rows, self.max_epochs, task, data)
             else:
-                self._train(rows, valid_rows, self.max_epochs, task, data)
+                self._train(net, rows, valid_rows, self.max_epochs, task, data)
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -454,9 +454,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         several = isinstance(self.device, list)
         devices = [self.net_.device] if several and not first else self.device
         with working_device(devices) as device, own_torch_state(device):
-            if first:
-                self.net_ = self._make_net(self._new_tails(), device)
-            self._train(rows, None, 1, NoCallbacks(), {})
+            net = self._make_net(self._new_tails(), device) if first else self.net_
+            self._train(net, rows, None, 1, NoCallbacks(), {})
         return self
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.generic]:
@@ -690,14 +689,14 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             device=device,
         ).initialize()
 
-    def _train(self, rows, valid_rows, n_epochs, task, data):
+    def _train(self, net, rows, valid_rows, n_epochs, task, data):
         """Train epoch by epoch, and tell the callbacks of ``task`` about each of them.
 
         They are given ``data`` and, if they ask for it, a copy of the classifier.
         """
         stopping = self.early_stopping and valid_rows is not None
         fitting = Fitting(
-            self.net_,
+            net,
             rows,
             valid_rows,
             n_before=self.n_iter_,
@@ -705,7 +704,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             patience=self.n_iter_no_change if stopping else None,
         )
         try:
-            if min(len(rows), self.batch_size) == 1 and self.net_.module_.has_one_pixel():
+            self.net_ = net
+            if min(len(rows), self.batch_size) == 1 and net.module_.has_one_pixel():
                 raise ValueError(
                     f"{len(rows)} distinct row(s) in batches of batch_size={self.batch_size}: on "
                     f"maps of one pixel the BatchNorm layers after layer={self.layer} need two or "

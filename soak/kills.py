@@ -30,8 +30,8 @@ PATIENCE = 300  # seconds for one run, on a machine that has much else to do
 class Logged(MobileNetV2Features):
     """Notes each image that is computed, in the file ``<memory>.log``."""
 
-    def _network(self):
-        run, *rest = super()._network()
+    def _network(self, device):
+        run, *rest = super()._network(device)
 
         def logged(pixels):
             rows = run(pixels)

@@ -34,7 +34,7 @@ def classifier():
 
 @pytest.fixture
 def callback():
-    """The module of scikit-learn, where it has one."""
+    """The module of scikit-learn, if this version has it."""
     return pytest.importorskip("sklearn.callback")
 
 
@@ -45,7 +45,7 @@ def progress_bar(callback):
 
 
 class Recorder:
-    """Keeps what it is told, and asks to stop after some epochs."""
+    """A callback that keeps what it is told, and asks to stop after some epochs."""
 
     def __init__(self, stop_after=None):
         self.stop_after = stop_after
@@ -161,7 +161,7 @@ def test_rows_set_aside_are_not_scored(callback, classifier, data):
 
 
 def test_blocks_are_scored_in_evaluation_mode(callback):
-    """BatchNorm and dropout train on, as if nobody had looked."""
+    """Scoring changes nothing about BatchNorm and dropout in training."""
     y = np.arange(40) % 2
     X = np.random.default_rng(0).normal(size=(40, 160 * 2 * 2)).astype(np.float32)
     blocks = DeepFakeClassifier(
@@ -176,7 +176,7 @@ def test_blocks_are_scored_in_evaluation_mode(callback):
 
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_columns_keep_their_names(callback, classifier, data, early_stopping):
-    """Or else predict would warn of their lack, once an epoch."""
+    """Otherwise predict would warn about missing names in each epoch."""
     X = pd.DataFrame(data[0]).add_prefix("feature_")
     monitor = callback.ScoringMonitor(scoring="accuracy")
     classifier.set_params(early_stopping=early_stopping).set_callbacks(monitor).fit(X, data[1])
@@ -273,7 +273,7 @@ def test_progress_bar_in_a_pipeline(progress_bar, classifier, data, capsys):
 
 
 def test_progress_bar_of_the_detector(progress_bar, capsys):
-    """No step of it warns that it knows of no callbacks."""
+    """No step warns that it does not support callbacks."""
     images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     pipe = make_deepfake_pipeline("pool", weights=None, image_size=32, max_epochs=2)
     pipe.set_callbacks(progress_bar(max_propagation_depth=None)).fit(images, np.arange(12) % 2)
@@ -296,7 +296,7 @@ def detector():
 
 
 def test_search_over_views_shows_its_epochs(progress_bar, detector, images, capsys):
-    """No part of it warns that it knows of no callbacks."""
+    """No part warns that it does not support callbacks."""
     search = GridSearchCV(detector, {"n_views": [0, 1]}, cv=2, error_score="raise")
     search.set_callbacks(progress_bar(max_propagation_depth=None)).fit(images, np.arange(12) % 2)
     out = capsys.readouterr().out
@@ -339,7 +339,7 @@ def test_a_callback_stops_the_training_on_views(callback, detector, images):
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_grid_search_over_a_pipeline(progress_bar, callback, classifier, data, capsys, n_jobs):
-    """The bar comes down from the search; the monitor is the classifier's own."""
+    """The bar is passed down by the search; the monitor belongs to the classifier."""
     monitor = callback.ScoringMonitor(scoring="accuracy")
     pipeline = make_pipeline(StandardScaler(), classifier.set_callbacks(monitor))
     search = GridSearchCV(
@@ -362,7 +362,7 @@ def test_grid_search_over_a_pipeline(progress_bar, callback, classifier, data, c
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_cross_validate(callback, classifier, data, n_jobs):
-    """It knows of no callbacks in scikit-learn 1.9: each fit is a run of its own."""
+    """It does not support callbacks in scikit-learn 1.9: each fit is a separate run."""
     monitor = callback.ScoringMonitor(scoring="accuracy")
     classifier.set_callbacks(monitor)
     result = cross_validate(classifier, *data, cv=2, n_jobs=n_jobs, return_estimator=True)
@@ -387,7 +387,7 @@ def test_no_callbacks_never_stop():
 
 
 def test_callbacks_are_there_from_scikit_learn_1_9_on():
-    """So that no test of them is skipped where there is something to test."""
+    """No test of callbacks is skipped if this scikit-learn has them."""
     from_1_9_on = parse_version(sklearn.__version__) >= parse_version("1.9")
     for estimator in (DeepFakeClassifier, AugmentedClassifier):
         assert hasattr(estimator, "set_callbacks") == from_1_9_on
@@ -420,7 +420,7 @@ sys.stdout.write(clf.predict_proba(X).tobytes().hex())
 
 
 def test_scikit_learn_without_callbacks():
-    """Older than 1.9: all else works, and gives the same."""
+    """With scikit-learn before 1.9 everything else works, with the same results."""
     command = [sys.executable, "-W", "error", "-c", WITHOUT_SKLEARN_CALLBACK]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ class ChannelsLast(torch.nn.Module):
 
 
 class Average(torch.nn.Module):
-    """Whose gradient does not lose that order, as AdaptiveAvgPool2d's does."""
+    """An average whose gradient keeps that order, unlike that of AdaptiveAvgPool2d."""
 
     def forward(self, x):
         return x.sum((2, 3)) / 49
@@ -34,10 +34,11 @@ class Average(torch.nn.Module):
 @pytest.mark.parametrize("l1_factor", [0.0, 1e-4])
 @pytest.mark.parametrize("layer", [15, 17, 18])
 def test_one_epoch_equals_a_plain_torch_loop(layer, l1_factor, weights_file):
-    """Torchvision's blocks and a head, trained as anybody would, with maps in channels-last order.
+    """Train torchvision's blocks and a head by a plain loop, with maps in channels-last order.
 
-    In the other order torch rounds differently, and a ReLU6 on the verge switches: where the
-    gradient of a parameter is next to nothing, Adam's step then has the other sign.
+    In torch's default order rounding differs, so that an activation at the edge of ReLU6 can fall
+    on the other side. If the gradient of a parameter is almost zero, Adam's step then has the
+    opposite sign.
     """
     rng = np.random.default_rng(1)
     X = rng.normal(size=(33, {15: 160, 17: 320, 18: 1280}[layer] * 49)).astype(np.float32)

@@ -34,7 +34,7 @@ def test_early_stopping_keeps_the_best_epoch(head):
 
 
 def split_made_by(estimator, X, y, groups, monkeypatch):
-    """The rows that a fit trains on, and those that it sets aside."""
+    """Return the rows that a fit trains on, and those that it sets aside."""
     seen = []
     original = rows.set_aside
 
@@ -131,7 +131,7 @@ WEIGHT_OF_CLASS = {"balanced": (2 / 3, 2.0), None: (1.0, 1.0), "dict": (1.0, 5.0
 def test_all_rows_are_measured_by_one_rule(
     head, head_data, class_weight, weighted, given, monkeypatch
 ):
-    """Weight of the row times weight of its class, as ``y`` of fit has it."""
+    """Each row counts with its weight times that of its class, computed from ``y`` of fit."""
     X, y = head_data[0], (np.arange(120) % 4 == 0).astype(int)
     weight_of_class = np.array(WEIGHT_OF_CLASS[class_weight])
     weight = np.where(np.arange(120) % 3 == 0, 3.0, 1.0) if weighted else np.ones(120)

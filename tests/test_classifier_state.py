@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.classifier: what a fit depends on and leaves behind, and files of it."""
+"""Tests of sklearn_dfd.classifier: what a fit depends on and leaves behind, and saved files."""
 
 import copy
 import pickle

@@ -32,7 +32,7 @@ NAMES = ["cpu:0", "cpu:1"]
 
 @pytest.fixture(autouse=True)
 def locks(tmp_path, monkeypatch):
-    """A directory of our own for locks, here and in processes to come."""
+    """A separate directory for locks, in this process and in those it starts."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return str(tmp_path)
@@ -44,7 +44,7 @@ def two_devices(monkeypatch):
 
 
 def meet(directory, device):
-    """Wait until both devices have been held, which takes two who hold them at once."""
+    """Wait until both devices have been held, which takes two holders at the same time."""
     Path(directory, str(device).replace(":", "-")).touch()
     deadline = time.monotonic() + 120
     while not all(Path(directory, name.replace(":", "-")).exists() for name in NAMES):
@@ -53,7 +53,7 @@ def meet(directory, device):
 
 
 def work(directory):
-    """Hold one of two devices for a while; say which, and when."""
+    """Hold one of two devices for a while, and return which one and when."""
     tempfile.tempdir = directory
     with device_slot(TWO) as device:
         start = time.time()
@@ -63,7 +63,7 @@ def work(directory):
 
 
 def assert_shared_out(held):
-    """No two at once on one device, and at times both at work."""
+    """Check that no two held a device at the same time, and that both were held."""
     overlaps = [
         (first[0], second[0])
         for first, second in combinations(held, 2)
@@ -124,7 +124,7 @@ with device_slot([torch.device("cpu:0")]):
 
 @contextmanager
 def holder(then="pass"):
-    """Another process that holds the first device; killed in the end."""
+    """Another process that holds the first device; it is killed in the end."""
     command = [sys.executable, "-c", HOLD.format(then=then)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -135,7 +135,7 @@ def holder(then="pass"):
 
 
 def is_free(device):
-    """Whether nobody holds the device: another thread gets it at once."""
+    """Return whether the device is free, so that another thread gets it at once."""
     got = threading.Event()
 
     def take():
@@ -206,7 +206,7 @@ def classifier():
 
 
 class Slow(DeepFakeClassifier):
-    """Fits that last long enough to meet; also in workers, which have no fixtures."""
+    """A classifier whose fits last long enough to overlap, also in workers without fixtures."""
 
     def fit(self, X, y):
         tempfile.tempdir = self.weights  # not looked for with layer="pool"

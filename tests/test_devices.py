@@ -1,4 +1,4 @@
-"""Tests of _core.runtime.devices: devices that are there or not, and threads of one core each."""
+"""Tests of _core.runtime.devices: devices that may be missing, and threads of one core each."""
 
 import os
 import pickle
@@ -36,7 +36,7 @@ from sklearn_dfd.weights import load_weights
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Make torch believe in another machine."""
+    """Let torch report the devices of another machine."""
 
     def have(n_cuda=0, mps=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: n_cuda > 0)
@@ -111,7 +111,7 @@ def warned_at_once(call, match="predicting on the CPU"):
 
 @pytest.fixture(scope="module")
 def of_another_machine():
-    """A pipeline and its images, to be asked where its device is not."""
+    """A fitted pipeline whose device is not on this machine, and its images."""
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     pipe = make_deepfake_pipeline(
         weights=None, image_size=32, max_epochs=1, hidden_layer_sizes=(4,), random_state=0
@@ -159,7 +159,7 @@ def test_number_of_a_device_that_is_not_there(machine, n_cuda):
 
 
 def at_once(pool, n):
-    """Whether n tasks run at the same time in the pool."""
+    """Return whether n tasks run at the same time in the pool."""
     barrier = threading.Barrier(n)
 
     def task():
@@ -174,7 +174,7 @@ def at_once(pool, n):
 
 
 def idents(pool, n=24):
-    """The threads that run many tasks."""
+    """Return the threads that run many tasks."""
 
     def task(_):
         time.sleep(0.002)
@@ -185,7 +185,7 @@ def idents(pool, n=24):
 
 @pytest.fixture
 def cores(monkeypatch):
-    """Make joblib and torch believe in a number of cores."""
+    """Let joblib and torch report a number of cores."""
 
     def have(n):
         monkeypatch.setattr(joblib, "cpu_count", lambda *_, **__: n)
@@ -405,7 +405,7 @@ def test_same_numbers_from_one_thread_as_from_many(weights_file):
 
 
 def small_memory(run, limit, error):
-    """What fails as torch does for more than a number of rows."""
+    """Make a function that fails as torch does for more than a number of rows."""
 
     def attempt(rows, *args, **kwargs):
         attempt.sizes.append(len(rows))

@@ -30,7 +30,7 @@ def make_engine(name, trunk):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Say which packages can be found, whatever is installed here."""
+    """Determine which packages are found, whatever is installed here."""
 
     def say(*names):
         monkeypatch.setattr(
@@ -131,7 +131,7 @@ def test_a_fitted_transformer_works_where_onnxruntime_is_missing(installed, tmp_
 
 
 def test_onnxruntime_is_not_needed():
-    """Nor imported before it is used."""
+    """It is not imported before it is used either."""
     code = """
 import sys
 sys.modules["onnx"] = sys.modules["onnxruntime"] = None

@@ -59,7 +59,7 @@ def test_the_head_alone_takes_any_width(width):
 
 
 def hints(message):
-    """The layers and sizes that an error names as fitting."""
+    """Return the layers and sizes that an error message says would fit."""
     found = re.findall(r"layer=('pool'|\"pool\"|\w+) at image_size=(\d+)", message)
     return [(layer, int(size)) for layer, size in found]
 

@@ -1,4 +1,4 @@
-"""What is saved: plain arrays under a format number, read again by any release and any machine."""
+"""Tests of saved files: plain arrays with a format number, for any release and machine."""
 
 import io
 import lzma
@@ -54,7 +54,7 @@ def reloaded(estimator):
 
 
 def imported_by(content):
-    """Full names of all that a pickle imports."""
+    """Return the full names of everything that a pickle imports."""
     names = set()
 
     class Unpickler(pickle.Unpickler):
@@ -126,7 +126,7 @@ def test_parameters_that_came_later_have_a_value_for_older_files(name):
 
 
 def test_a_file_of_views_without_a_parameter_that_came_later(monkeypatch, detector):
-    """And one from before it had the number of a format."""
+    """Such a file may also lack the number of a format."""
     state = detector.__getstate__()
     for name in ("recipe", "_format", "_release"):
         del state[name]
@@ -250,7 +250,7 @@ def test_weights_left_out_and_no_longer_there_are_an_error(photos, weights_file,
 def test_weights_left_out_of_the_classifier_of_views(
     detector, photos, weights_file, tmp_path, when
 ):
-    """By the names that docs/saving.md gives."""
+    """They are given by the parameter names in docs/saving.md."""
     weights = tmp_path / "mine.pth"
     weights.write_bytes(Path(weights_file).read_bytes())
     detector = clone(detector).set_params(

@@ -1,4 +1,4 @@
-"""Tests of _core.network.rows: that all come in batches, and the matrix is read where it lies."""
+"""Tests of _core.network.rows: batches contain all rows, and the matrix is not copied."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def seeded(seed=0):
 
 
 def numbered_rows(n_rows, **kwargs):
-    """Rows that hold their own numbers."""
+    """Make rows whose values are their own numbers."""
     numbers = np.arange(n_rows)
     return Rows(
         np.repeat(numbers[:, None], 3, axis=1).astype(np.float32),
@@ -29,7 +29,7 @@ def numbered_rows(n_rows, **kwargs):
 
 
 def numbers_in(batches):
-    """Numbers of the rows of each batch; labels and weights are those of the rows."""
+    """Return the numbers of the rows of each batch, and check their labels and weights."""
     found = []
     for X, (y, weight) in batches:
         assert X.shape == (len(y), 3) and X.dtype == torch.float32
@@ -146,7 +146,7 @@ def features():
 
 
 def trained_on(X, y, **fit_params):
-    """The matrices that the net trains on and measures."""
+    """Return the matrices that the net trains on and measures."""
     matrices = []
     fit_loop = TailNet.fit_loop
 
@@ -165,7 +165,7 @@ def trained_on(X, y, **fit_params):
 
 
 def file_of(array):
-    """Name of the file that an array is mapped from; None for one in memory."""
+    """Return the file that an array is mapped from; None for an array in memory."""
     while array is not None and not isinstance(array, np.memmap):
         array = array.base
     return None if array is None else array.filename
@@ -188,7 +188,7 @@ def test_fit_does_not_copy_the_feature_matrix(tmp_path, mapped):
 
 
 def test_workers_share_the_feature_matrix():
-    """Joblib maps arrays of more than a megabyte into its workers, and there it stays mapped."""
+    """Joblib memory-maps arrays of over a megabyte in its workers, and fit does not copy them."""
     X, y = features()
     assert X.nbytes > 1e6
     files = Parallel(n_jobs=2)(delayed(mapped_files)(X, y) for _ in range(4))

@@ -19,7 +19,7 @@ from sklearn_dfd.weights import fingerprint, load_weights
 
 
 def expected_logits(model, head, X, layer):
-    """Logits by torchvision's blocks, its average pool, and a head written out."""
+    """Compute logits by torchvision's blocks and average pool, and a head written out."""
     if layer != "pool":
         x = X.reshape(len(X), *feature_shape(layer, 64))
         for block in model.features[layer + 1 :]:
@@ -270,7 +270,7 @@ def test_training_of_a_tail_drops_and_repeats(arrays):
 @pytest.mark.parametrize("layer", [0, 3, 10, 13, 15, 17])
 @pytest.mark.parametrize("size", [64, 224])
 def test_matrix_products_equal_convolutions(arrays, layer, size):
-    """Values and gradients of the form for evaluation, against torchvision's modules."""
+    """In evaluation mode, values and gradients are those of torchvision's modules."""
     tail = make_tail(arrays, layer, size).eval()
     shape = feature_shape(layer, size)
     X = torch.rand(3, int(np.prod(shape)), generator=torch.Generator().manual_seed(0))

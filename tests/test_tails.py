@@ -1,4 +1,4 @@
-"""Tests of several tails in one classifier, against tails trained alone."""
+"""Tests of several tails in one classifier, which are compared with tails trained alone."""
 
 import pickle
 
@@ -24,14 +24,14 @@ OPTIONS = pytest.mark.parametrize(
 
 
 def weights_of(clf):
-    """One state dict for each tail."""
+    """Return one state dict per tail."""
     return [tail.state_dict() for tail in clf.net_.module_.tails]
 
 
 @OPTIONS
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_each_learns_as_it_would_alone(number, options, blocks, block_data, monkeypatch):
-    """From a head of its own, and from rows in an order of its own."""
+    """Each has its own initial head and its own order of the rows."""
     blocks.set_params(dropout=0.0, max_epochs=1, **options)
     trained = weights_of(clone(blocks).set_params(n_tails=3).fit(*block_data))[number]
     initialize, batches = Tail.initialize, Rows.batches
@@ -55,7 +55,7 @@ def test_each_learns_as_it_would_alone(number, options, blocks, block_data, monk
 
 @pytest.mark.parametrize("changed", ["head", "order"])
 def test_tails_differ(changed, head, head_data, monkeypatch):
-    """By either alone."""
+    """The initial heads alone make them differ, and so does the order of the rows."""
     if changed == "head":
         monkeypatch.setattr(torch, "randperm", lambda n, generator: torch.arange(n))
     else:
@@ -98,7 +98,7 @@ def test_the_history_is_that_of_the_mean(head, head_data):
 
 
 def test_dropout_is_another_for_each(head, head_data, monkeypatch):
-    """Two tails that start alike, and see rows in one order, part by dropout alone."""
+    """Two tails with the same start and order of rows differ because of dropout alone."""
     monkeypatch.setattr(torch, "randperm", lambda n, generator: torch.arange(n))
     starts = DeepFakeClassifier("pool", n_tails=2, max_epochs=1, lr=0.0, random_state=0)
     starts.set_params(dropout=0.5, warm_start=True).fit(*head_data)

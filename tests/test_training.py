@@ -56,7 +56,7 @@ def assert_same_state(actual, expected):
 
 
 def expected_gradients(module, X, y, weight, l1_factor):
-    """Autograd's, of the whole of what is minimised."""
+    """Compute the gradients of the whole objective by autograd."""
     module = copy.deepcopy(module).train()
     module.zero_grad()
     loss = (F.cross_entropy(module(X), y, reduction="none") * weight).mean()
@@ -145,7 +145,7 @@ def test_zero_parameters_get_no_push_from_the_penalty(make_net):
 
 
 def test_penalty_is_added_once_a_step(make_net):
-    """Gradients are set to zero between the steps, and Adam sees the sum."""
+    """The gradients are zeroed between steps, and Adam sees the sum of both parts."""
     net, rows = make_net(l1_factor=0.01), make_rows()
     reference = copy.deepcopy(net.module_)
     adam = torch.optim.Adam(reference.parameters(), lr=1e-3)
@@ -175,7 +175,7 @@ def test_labels_are_smoothed_as_by_hand(make_net):
 
 
 def states_of_steps(net, rows, n_epochs):
-    """Train; the weights after each step."""
+    """Train, and return the weights after each step."""
     states, step = [], net.train_step
 
     def watched(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.weights: files of weights, all that can be wrong with them, and none."""
+"""Tests of sklearn_dfd.weights: files, what can be wrong with them, and random weights."""
 
 import os
 import pickle
@@ -26,7 +26,7 @@ STEM = "features.0.0.weight"  # 32 x 3 x 3 x 3, the first convolution
 
 @pytest.fixture
 def saved(tmp_path):
-    """Save an object where load_weights may read it."""
+    """Return a function that saves an object to a file."""
 
     def save(content):
         path = tmp_path / "weights.pth"
@@ -139,7 +139,7 @@ def test_truncated_file(weights_file, tmp_path, share):
 
 
 class MakesDirectory:
-    """Unpickling one runs code."""
+    """An object whose unpickling runs code."""
 
     def __init__(self, path):
         self.path = path

@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.weights: ImageNet's, found in torch's cache or downloaded."""
+"""Tests of sklearn_dfd.weights: ImageNet weights, from torch's cache or downloaded."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ from sklearn_dfd.weights import fingerprint, imagenet_path, load_weights
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """torch's cache, empty."""
+    """An empty cache of torch."""
     monkeypatch.delenv("TORCH_HUB", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def published(weights_file, cache, tmp_path, monkeypatch):
-    """The generated weights, published at a URL with their hash in its name."""
+    """The generated weights, at a URL with their hash in its name."""
     digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
     path = tmp_path / "server" / f"mobilenet_v2-{digest[:8]}.pth"
     path.parent.mkdir()
@@ -37,7 +37,7 @@ def published(weights_file, cache, tmp_path, monkeypatch):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """What urllib says where there is no network."""
+    """Let urllib fail as it does without a network."""
 
     def urlopen(*args, **kwargs):
         raise urllib.error.URLError("Name or service not known")

@@ -1,6 +1,9 @@
 """All that this package takes from private modules of scikit-learn, in one place."""
 
-from sklearn.base import _fit_context as fit_context
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sklearn.base import _fit_context
 from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils._missing import is_pandas_na
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
@@ -18,3 +21,10 @@ __all__ = [
     "safe_indexing",
     "validate_params",
 ]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Method]:
+    """Decorate a ``fit`` as scikit-learn does, and keep its signature for type checkers."""
+    return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)

@@ -85,6 +85,11 @@ class TailNet(NeuralNet):
 
     module_: Tails
 
+    # what skorch notes when it makes an optimizer, which is made later here
+    prefixes_ = [*NeuralNet.prefixes_, "optimizer"]  # noqa: RUF012
+    cuda_dependent_attributes_ = ["optimizer_"]  # noqa: RUF012
+    _optimizers = ["optimizer"]  # noqa: RUF012
+
     def __init__(
         self,
         module: Tails,
