@@ -67,13 +67,13 @@ def tests_of_versions(session, *options):
 
 @nox.session(venv_backend="none")
 def tests(session):
-    """All tests, with line coverage."""
+    """Run all tests, with line coverage."""
     python(session, *PYTEST, "--cov", "--cov-report=term", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def lint(session):
-    """ruff, mypy, codespell and numpydoc's validation."""
+    """Run ruff, mypy, codespell and numpydoc's validation."""
     python(session, "-m", "ruff", "check", ".")
     python(session, "-m", "ruff", "format", "--check", ".")
     python(session, "-m", "mypy")
@@ -84,14 +84,14 @@ def lint(session):
 
 @nox.session(venv_backend="none")
 def docs(session):
-    """The documentation with the output of the examples, in docs/_build."""
+    """Build the documentation with the output of the examples, in docs/_build."""
     env = {"MPLBACKEND": "Agg", **os.environ}
     python(session, *"-m sphinx -q -W -b html docs docs/_build".split(), env=env)
 
 
 @nox.session(reuse_venv=True)
 def oldest(session):
-    """The tests with the oldest packages that pyproject.toml allows, over the outer torch."""
+    """Run the tests with the oldest packages that pyproject.toml allows, over the outer torch."""
     borrow(session)
     constraints = Path(session.create_tmp(), "oldest.txt")
     constraints.write_text("\n".join(lower_bounds()) + "\n")
@@ -102,7 +102,7 @@ def oldest(session):
 
 @nox.session(reuse_venv=True)
 def nightly(session):
-    """The tests with what other projects built last night, over the outer torch."""
+    """Run the tests with what other projects built last night, over the outer torch."""
     borrow(session)
     packages = ["matplotlib", "numpy", "pandas", "pillow", "scikit-learn", "scipy"]
     session.install("-q", "--pre", "-U", "--extra-index-url", NIGHTLY_WHEELS, *packages)

@@ -2,21 +2,12 @@
 
 import functools
 import ipaddress
-import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import joblib
-
-# Before anything starts threads: the workers of pytest-xdist share the cores out. What a test starts
-# inherits it.
-N_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-if N_WORKERS > 1:
-    _share = str(max(1, joblib.cpu_count() // N_WORKERS))
-    os.environ.update(OMP_NUM_THREADS=_share, LOKY_MAX_CPU_COUNT=_share)
-
+import cores
 import numpy as np
 import pytest
 import torch
@@ -49,7 +40,7 @@ TEST_BY_TEST = {"test_docs.py", "test_examples.py", "test_sklearn_checks.py"}
 
 def pytest_xdist_auto_num_workers(config):
     """Give a worker to each core, within reason: each of them imports torch."""
-    return min(8, joblib.cpu_count())
+    return min(8, cores.n_cores())
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -62,7 +53,7 @@ def pytest_collection_modifyitems(config, items):
         if name not in TEST_BY_TEST:
             group = "one at a time" if name in ONE_AT_A_TIME else str(item.path)
             item.add_marker(pytest.mark.xdist_group(group))
-    if N_WORKERS > 1:
+    if cores.N_WORKERS > 1:
         items.sort(key=lambda item: item.path.name not in ONE_AT_A_TIME)
 
 
