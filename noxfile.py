@@ -1,6 +1,6 @@
 """The commands of `make`, of CI and of GitHub Actions, for every operating system.
 
-`tests`, `lint` and `docs` run in the environment that nox itself runs in. `oldest` and
+`tests`, `slow`, `lint` and `docs` run in the environment that nox itself runs in. `oldest` and
 `nightly` make one of their own on top of it: what it lacks, torch (gigabytes) and the test tools
 among it, it takes from the outer one.
 """
@@ -67,8 +67,15 @@ def tests_of_versions(session, *options):
 
 @nox.session(venv_backend="none")
 def tests(session):
-    """Run all tests, with line coverage."""
-    python(session, *PYTEST, "--cov", "--cov-report=term", *session.posargs)
+    """Run the tests but for the slow ones, with line coverage."""
+    marks = ("-m", "not slow")
+    python(session, *PYTEST, *marks, "--cov", "--cov-report=term", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def slow(session):
+    """Run the slow tests: examples from end to end, killed Dask workers, the built wheel."""
+    python(session, *PYTEST, "-m", "slow", *session.posargs)
 
 
 @nox.session(venv_backend="none")
