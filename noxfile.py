@@ -32,7 +32,7 @@ VERSIONLESS = (
     "typing",
 )
 #: Optional dependencies that are tested in all their versions, as extras of the package.
-EXTRAS = "distributed,explain,onnx,plot,skops,table"
+EXTRAS = "demo,distributed,explain,onnx,skops,table"
 #: SPEC 4 of the scientific Python ecosystem: wheels of last night.
 NIGHTLY_WHEELS = "https://pypi.anaconda.org/scientific-python-nightly-wheels/simple"
 
@@ -62,7 +62,8 @@ def tests_of_versions(session, *options):
     """Run the tests that other packages' versions can make fail."""
     left_out = [f"--ignore=tests/test_{name}.py" for name in VERSIONLESS]
     marks = "not slow and not browser"
-    session.run("python", *PYTEST, "-q", "-m", marks, *options, *left_out, "tests")
+    tests = session.posargs or [*left_out, "tests"]
+    session.run("python", *PYTEST, "-q", "-m", marks, *options, *tests)
 
 
 @nox.session(venv_backend="none")
