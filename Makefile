@@ -4,10 +4,8 @@ BIN := .venv/bin
 WEIGHTS ?= imagenet
 MINUTES ?= 60
 FILES ?= 100000
-VERSIONLESS := comparison docs examples mobilenet packaging reliability reliability_images \
-  reliability_numbers site tail
 
-.PHONY: demo test test-oldest lint docs bench soak fuzz fuzz-guided audit clean
+.PHONY: demo test test-slow test-oldest test-nightly lint docs bench soak fuzz fuzz-guided audit clean
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,29 +20,20 @@ VERSIONLESS := comparison docs examples mobilenet packaging reliability reliabil
 demo: .venv/demo  ## spliced photographs -> cross-validated, tuned, saved detector
 	DFD_WEIGHTS="$(WEIGHTS)" $(BIN)/python examples/quickstart.py
 
-test: .venv/dev  ## the whole test suite, with line coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+test: .venv/dev  ## all tests but the slow ones, with line coverage, in a process per core
+	$(BIN)/python -m nox -s tests
 
-# Over .venv, whose torch and test tools it sees: all else that users install, at its lower bound.
-.oldest/done: pyproject.toml .venv/dev
-	$(BIN)/python -m venv --clear .oldest
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-	  > "$$(.oldest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
-	grep -o '"[a-z][a-z-]*>=[0-9.]*"' pyproject.toml | grep -v torch | tr -d '"' | sed 's/>=/==/' \
-	  > .oldest/bounds.txt
-	.oldest/bin/python -m pip install -q -c .oldest/bounds.txt \
-	  -e ".[distributed,explain,onnx,plot,skops,table]" polars
-	touch $@
+test-slow: .venv/dev  ## the slow tests: examples from end to end, killed workers, the built wheel
+	$(BIN)/python -m nox -s slow
 
-# Left out is what no version of these packages decides. What old ones warn of in new ones is theirs.
-test-oldest: .oldest/done  ## the tests with the oldest packages that pyproject.toml allows
-	.oldest/bin/python -m pytest -q -m "not slow and not browser" -W default::DeprecationWarning \
-	  $(patsubst %,--ignore=tests/test_%.py,$(VERSIONLESS)) tests
+test-oldest: .venv/dev  ## the tests with the oldest packages that pyproject.toml allows
+	$(BIN)/python -m nox -s oldest
 
-lint: .venv/dev  ## ruff and mypy
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+test-nightly: .venv/dev  ## the tests with what other projects built last night
+	$(BIN)/python -m nox -s nightly
+
+lint: .venv/dev  ## ruff, mypy, codespell and numpydoc's validation
+	$(BIN)/python -m nox -s lint
 
 .venv/docs: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -52,8 +41,7 @@ lint: .venv/dev  ## ruff and mypy
 	touch $@
 
 docs: .venv/docs  ## the documentation with the output of the examples, in docs/_build
-	DFD_WEIGHTS="$(filter-out imagenet,$(WEIGHTS))" MPLBACKEND=Agg \
-	  $(BIN)/python -m sphinx -q -W -b html docs docs/_build
+	DFD_WEIGHTS="$(filter-out imagenet,$(WEIGHTS))" $(BIN)/python -m nox -s docs
 
 .venv/bench: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -82,4 +70,4 @@ audit: .venv/dev  ## known vulnerabilities of what is installed; needs the netwo
 	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r .venv/frozen.txt
 
 clean:
-	rm -rf .venv .oldest output examples/output docs/_build docs/api docs/auto_examples .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .nox output examples/output docs/_build docs/api docs/auto_examples .pytest_cache .mypy_cache .ruff_cache

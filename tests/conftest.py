@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cores
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,40 @@ from sklearn_dfd.weights import load_weights
 
 # so that what fails in their assertions is shown
 pytest.register_assert_rewrite("same_weights", "stored_rows")
+
+# what `pytest -n auto` shares out --------------------------------------------------------------
+
+#: Tests that start many processes or watch memory run one at a time; they last longest, so first.
+ONE_AT_A_TIME = {
+    "test_device_slots.py",
+    "test_extraction_memory.py",
+    "test_extraction_processes.py",
+    "test_feature_matrix.py",
+    "test_feature_store_processes.py",
+    "test_reliability.py",
+}
+#: Files whose tests share nothing and take long.
+TEST_BY_TEST = {"test_docs.py", "test_examples.py", "test_sklearn_checks.py"}
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Give a worker to each core, within reason: each of them imports torch."""
+    return min(8, cores.n_cores())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Say which tests go to the same worker: those of a file, which share its fixtures."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        name = item.path.name
+        if name not in TEST_BY_TEST:
+            group = "one at a time" if name in ONE_AT_A_TIME else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
+    if cores.N_WORKERS > 1:
+        items.sort(key=lambda item: item.path.name not in ONE_AT_A_TIME)
+
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 

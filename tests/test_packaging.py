@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -115,3 +116,16 @@ def test_quickstart_from_the_built_wheel(dist, wheel, tmp_path):
     lines = run(python, "-I", "-c", QUICKSTART, cwd=elsewhere).splitlines()
     assert lines[-2] == "(2, 2)"
     assert Path(lines[-1]) == site / "sklearn_dfd" / "__init__.py"
+
+
+def test_pre_commit_runs_the_linters_that_are_pinned():
+    """So that a commit that its hooks let through does not fail in CI."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    revisions = dict(
+        re.findall(r"repo: .*/(?:mirrors-)?(\w+?)(?:-pre-commit)?\n +rev: v(.*)", hooks)
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    pinned = [entry.split("==") for entry in project["optional-dependencies"]["lint"]]
+    pinned = dict(entry for entry in pinned if len(entry) == 2)
+    assert set(pinned) == {"codespell", "mypy", "numpydoc", "ruff"}
+    assert {name: revisions[name] for name in pinned} == pinned

@@ -76,7 +76,9 @@ def files_of_at_most(n_bytes):
 
 
 @posix
-def test_disk_that_fills_up(tmp_path):
+def test_disk_that_fills_up(tmp_path, monkeypatch):
+    # the claims that could not be given up are waited for
+    monkeypatch.setattr(feature_store, "_CLAIM_SECONDS", 2)
     images = [encode(Image.fromarray(picture(8, 8, seed=i)), "PNG") for i in range(200)]
     expected = features().fit_transform(images)
     feature_store.IN_PROCESS.clear()
@@ -148,6 +150,7 @@ print(hashlib.sha256(p.tobytes() + search.cv_results_["mean_test_score"].tobytes
 """
 
 
+@pytest.mark.slow
 def test_same_result_whatever_the_hash_seed_the_store_and_n_jobs(tmp_path):
     root = str(Path(sklearn_dfd.__file__).parents[1])
     digests = set()

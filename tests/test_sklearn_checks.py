@@ -51,7 +51,7 @@ def instances():
     """All public estimators, one or more of each, as they are checked."""
     return [
         DeepFakeClassifier(layer="pool"),
-        Blocks(weights=None, hidden_layer_sizes=(16,)),
+        Blocks(weights=None, hidden_layer_sizes=(16,), lr=1e-3, max_epochs=3),
         MobileNetV2Features(weights=None, image_size=32),
         MobileNetV2Features("pool", weights=None, image_size=32, engine="torch", n_jobs=2),
         ImageAugmenter(2, random_state=0),

@@ -1,12 +1,13 @@
 """All that this package takes from private modules of scikit-learn, in one place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from sklearn.base import _fit_context
 from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils._missing import is_pandas_na
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import validate_params as _validate_params
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _num_samples as num_samples
 
@@ -22,9 +23,20 @@ __all__ = [
     "validate_params",
 ]
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+_Called = TypeVar("_Called", bound=Callable[..., Any])
+
+# scikit-learn's decorators are not annotated: type checkers would forget what they decorate
 
 
-def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Method]:
-    """Decorate a ``fit`` as scikit-learn does, and keep its signature for type checkers."""
+def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[_Called], _Called]:
+    """Decorate ``fit``: parameters are checked first, as ``_parameter_constraints`` say."""
     return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
+
+
+def validate_params(
+    constraints: Mapping[str, Any], *, prefer_skip_nested_validation: bool
+) -> Callable[[_Called], _Called]:
+    """Decorate a function: its arguments are checked first, as the constraints say."""
+    return _validate_params(
+        constraints, prefer_skip_nested_validation=prefer_skip_nested_validation
+    )
