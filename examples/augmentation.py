@@ -42,7 +42,9 @@ else:
 
 photos = make_spliced_photos(N_SAMPLES, random_state=0)
 portraits = [
-    i for i, place in enumerate(photos.places) if place.endswith("/face")
+    i
+    for i, place in enumerate(photos.places)
+    if place.endswith("/face") and photos.target[i] == 0
 ]
 photo = photos.data[portraits[0] if portraits else 0]
 recipes = ["gentle", "sharing", "contrast"]

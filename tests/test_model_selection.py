@@ -186,7 +186,7 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
                 "groups": GROUPS.astype(str),
                 "y": np.where(GROUPS < 3, "fake", "real"),
             },
-            "Split 0 has no image of class fake to train on: too few of its groups are left; use",
+            "Split 0 has no image of class fake to train on: too few of its groups are left",
         ),
         (
             {"cv": KFold(4), "X": VIEWED, "y": np.isin(np.arange(N + 1), [0, N]).astype(int)},
@@ -205,7 +205,7 @@ VIEWED = [*PATHS, View(PATHS[0], 0)]
         ({"cv": KFold(2), "X": [View(p, 0) for p in PATHS]}, "X holds only views"),
         (
             {"cv": GroupKFold(4), "groups": GROUPS, "is_original": [True] * 72},
-            r"is_original has 72 values for 24 rows of X\. .* a part of X again: pass images",
+            r"is_original has 72 values for 24 rows of X\. .* a part of X again, it cannot be used",
         ),
         (
             {"cv": GroupKFold(4), "groups": GROUPS, "is_original": [1] * 24},
@@ -294,7 +294,7 @@ def test_in_cross_validation_and_nested_search(pipe, photos, monkeypatch):
     data, target, groups = photos.data, photos.target, photos.groups
     scores = cross_val_score(pipe, data, target, groups=groups, cv=outer)
     assert scores.shape == (3,)
-    assert fitted == [80, 80, 80]
+    assert sorted(fitted) == [76, 80, 84]
     assert tested == [40, 0] * 3
 
     fitted.clear()
