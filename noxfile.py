@@ -33,8 +33,9 @@ VERSIONLESS = (
 )
 #: Optional dependencies that are tested in all their versions, as extras of the package.
 EXTRAS = "demo,distributed,explain,onnx,skops,table"
-#: SPEC 4 of the scientific Python ecosystem: wheels of last night.
-NIGHTLY_WHEELS = "https://pypi.anaconda.org/scientific-python-nightly-wheels/simple"
+#: Index of last night's wheels, which SPEC 4 of the scientific Python ecosystem names. Without it
+#: the newest pre-releases are tested.
+NIGHTLY_INDEX = os.environ.get("DFD_NIGHTLY_INDEX")
 
 
 def python(session, *arguments):
@@ -113,6 +114,7 @@ def nightly(session):
     """Run the tests with what other projects built last night, over the outer torch."""
     borrow(session)
     packages = ["matplotlib", "numpy", "pandas", "pillow", "scikit-learn", "scipy"]
-    session.install("-q", "--pre", "-U", "--extra-index-url", NIGHTLY_WHEELS, *packages)
+    index = ["--extra-index-url", NIGHTLY_INDEX] if NIGHTLY_INDEX else []
+    session.install("-q", "--pre", "-U", *index, *packages)
     session.install("-q", "--no-deps", "-e", ".")
     tests_of_versions(session)

@@ -174,7 +174,7 @@ def test_levels_of_numpy(photos, grain):
         (["a", "b", "a", "b"], {}, r"labels \['a', 'b'\]"),
         ([0, 1], {}, "inconsistent numbers of samples"),
         ([0, 1, 0, 1], {"groups": [0, 1]}, "groups has 2 values for 4 images: pass one for each"),
-        ([0, 1, 0, 1], {"groups": [0, 1, 2, None]}, r"groups has no label in row 3 \(None\): a row"),
+        ([0, 1, 0, 1], {"groups": [0, 1, 2, None]}, r"groups has no label in row 3 \(None\)"),
         ([0, 1, 0, 1], {"groups": [0, np.nan, 1, 2]}, r"groups has no label in row 1 \(nan\)"),
         ([0, 1, 0, 1], {"groups": [7, 7, 7, 7]}, "All 4 samples are one group"),
         (

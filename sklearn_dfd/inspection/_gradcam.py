@@ -492,7 +492,7 @@ def _grad_cam(
 
     device = torch.device(classifier.net_.device)
     if block is None:
-        block = max(_USUAL_BLOCK, features.layer_)
+        block = max(_USUAL_BLOCK, int(features.layer_))
     maps = []
     with own_torch_state(device):
         precision = getattr(torch, features.precision)
