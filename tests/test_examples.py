@@ -14,6 +14,8 @@ from sklearn_dfd.datasets import make_spliced_photos
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
+pytestmark = pytest.mark.slow
+
 
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 

@@ -346,6 +346,7 @@ def test_without_pandas(grain, photos, monkeypatch):
         evaluate_robustness(grain, photos.data, photos.target)
 
 
+@pytest.mark.slow
 def test_the_example_from_random_weights(tmp_path):
     done = run("robustness.py", tmp_path, DFD_N_SAMPLES=60, DFD_EPOCHS=1, DFD_RESAMPLES=20)
     assert done.returncode == 0, done.stderr

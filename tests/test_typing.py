@@ -15,40 +15,10 @@ pytestmark = pytest.mark.slow  # mypy reads torch for up to a minute, where it h
 ROOT = Path(__file__).parents[1]
 CONSUMER = ROOT / "tests" / "typed" / "consumer.py"
 LINES = dict(enumerate(CONSUMER.read_text("utf-8").splitlines(), start=1))
-#: What calls of functions begin with that are still to be annotated.
-NOT_YET = (
-    "AugmentedClassifier(",
-    "DeepFakeClassifier(",
-    "FeatureStore(",
-    "ImageAugmenter(",
-    "MemoryStore(",
-    "MobileNetV2Features(",
-    "TrainingHistoryDisplay.",
-    "augment(",
-    "bootstrap_interval(",
-    "clf",
-    "detect(",
-    "detector",
-    "equal_error_rate(",
-    "evaluate_robustness(",
-    "features",
-    "load_image_folder(",
-    "tpr_at_fpr(",
-)
-
 
 def lines(kept):
-    """Numbers of the lines that ``kept`` says; those of `NOT_YET` may fail."""
-    mark = pytest.mark.xfail(strict=False, reason="not annotated yet")
-    return [
-        pytest.param(n, id=line, marks=[mark] * ("(" in line and is_early(line)))
-        for n, line in LINES.items()
-        if kept(line)
-    ]
-
-
-def is_early(line):
-    return re.sub(r"^(reveal_type\(|\w+ = )", "", line).startswith(NOT_YET)
+    """Numbers of the lines that ``kept`` says."""
+    return [pytest.param(n, id=line) for n, line in LINES.items() if kept(line)]
 
 
 def is_refused(line):
