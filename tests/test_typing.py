@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 CONSUMER = ROOT / "tests" / "typed" / "consumer.py"
 LINES = dict(enumerate(CONSUMER.read_text("utf-8").splitlines(), start=1))
 
+
 def lines(kept):
     """Numbers of the lines that ``kept`` says."""
     return [pytest.param(n, id=line) for n, line in LINES.items() if kept(line)]
