@@ -1,8 +1,8 @@
 """Where other projects document their names, so that the pages can link to them.
 
-With a network, Sphinx reads each project's own list (`objects.inv`). Without one, the lists that are
-written here stand in: the public names of the installed package, each on the page where the
-project's documentation has it.
+With a network, Sphinx reads each project's own list (`objects.inv`). Without
+one, the lists that are written here stand in: the public names of the installed
+package, each on the page where the project's documentation has it.
 """
 
 import importlib
@@ -12,8 +12,16 @@ from pathlib import Path
 
 #: Site, page of a name, and the modules whose names are listed.
 PROJECTS = {
-    "joblib": ("https://joblib.readthedocs.io/en/stable/", "generated/$.html", ["joblib"]),
-    "numpy": ("https://numpy.org/doc/stable/", "reference/generated/$.html", ["numpy"]),
+    "joblib": (
+        "https://joblib.readthedocs.io/en/stable/",
+        "generated/$.html",
+        ["joblib"],
+    ),
+    "numpy": (
+        "https://numpy.org/doc/stable/",
+        "reference/generated/$.html",
+        ["numpy"],
+    ),
     "pandas": (
         "https://pandas.pydata.org/docs/",
         "reference/api/$.html",
@@ -54,7 +62,10 @@ def inventory(project, page, modules):
         "# Version: installed\n"
         "# The remainder of this file is compressed using zlib.\n"
     )
-    lines = [f"{name} py:{kind} 1 {page.replace('$', name)}#$ -\n" for name, kind in names(modules)]
+    lines = [
+        f"{name} py:{kind} 1 {page.replace('$', name)}#$ -\n"
+        for name, kind in names(modules)
+    ]
     return header.encode() + zlib.compress("".join(lines).encode())
 
 
@@ -64,5 +75,10 @@ def names(modules):
         found = importlib.import_module(module)
         for name in sorted(getattr(found, "__all__", dir(found))):
             value = getattr(found, name, None)
-            if name[0] != "_" and (inspect.isclass(value) or inspect.isroutine(value)):
-                yield f"{module}.{name}", "class" if inspect.isclass(value) else "function"
+            if name[0] != "_" and (
+                inspect.isclass(value) or inspect.isroutine(value)
+            ):
+                yield (
+                    f"{module}.{name}",
+                    "class" if inspect.isclass(value) else "function",
+                )

@@ -31,7 +31,10 @@ def add_outputs(app, docname, source):
         namespace = {"__name__": "__main__"}
         numbers = iter(range(1000))
         source[0] = BLOCK.sub(
-            lambda match: match.group() + shown(match.group(1), namespace, docname, numbers),
+            lambda match: (
+                match.group()
+                + shown(match.group(1), namespace, docname, numbers)
+            ),
             source[0],
         )
 
@@ -47,7 +50,9 @@ def photographs():
     with tempfile.TemporaryDirectory() as directory:
         photos = make_spliced_photos(24, random_state=0)
         for i, pixels in enumerate(photos.data):
-            folder = Path(directory, "faces", "fake" if photos.target[i] else "real")
+            folder = Path(
+                directory, "faces", "fake" if photos.target[i] else "real"
+            )
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / f"{i}.png")
         os.chdir(directory)
@@ -68,7 +73,9 @@ def shown(code, namespace, docname, numbers):
         warnings.simplefilter("ignore")
         exec(compile(tree, docname, "exec"), namespace)
         if last is not None:
-            value = eval(compile(ast.Expression(last.value), docname, "eval"), namespace)
+            value = eval(
+                compile(ast.Expression(last.value), docname, "eval"), namespace
+            )
             if value is not None:
                 print(repr(value))
     text = ""
