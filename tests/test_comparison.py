@@ -1,4 +1,4 @@
-"""Each cell of the comparison names what shows it: a command that finds a test, a file, a source."""
+"""Each cell of the comparison names what shows it: a command, a file, a source."""
 
 import re
 from pathlib import Path

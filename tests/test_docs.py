@@ -1,8 +1,9 @@
 """The Python blocks of README.md and of the pages in docs run, page by page, as they are printed;
-and docs/api.md lists all that is public.
+docs/api.md lists all public names; and the prose keeps to a few rules.
 
-Three things differ: a file of random weights stands in for the ImageNet weights, which are not
-downloaded here, threads for a cluster, and what `SMALLER` names is made smaller to save time.
+Three things differ when blocks run: a file of random weights replaces the ImageNet weights, which
+are not downloaded here, threads replace a cluster, and what `SMALLER` names is made smaller to save
+time.
 """
 
 import hashlib
@@ -26,9 +27,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 #: What is printed, and what runs in its place.
 SMALLER = {
-    "make_spliced_photos(200": "make_spliced_photos(24",
-    "max_epochs=5": "max_epochs=1",
     'memory="feature-cache")': 'memory="feature-cache", max_epochs=1)',
+    'memory="feature-cache", random_state=0)': (
+        'memory="feature-cache", random_state=0, max_epochs=1, image_size=64)'
+    ),
+    "GroupKFold(5)": "GroupKFold(2)",
     # threads in place of a cluster, which ask for no network
     'Client("scheduler:8786")': (
         "Client(processes=False, protocol='tcp', host='127.0.0.1', dashboard_address=None)"
@@ -119,6 +122,90 @@ def public():
     for text in [*scripts, *(code for page in PAGES for _, code in blocks(page))]:
         for module, names in IMPORT.findall(text):
             yield from (f"{module}.{name}" for name in re.findall(r"\w+", names))
+
+
+def test_code_on_the_pages_is_narrow():
+    wide = [
+        f"{page.name}, line {line + i}: {text}"
+        for page in PAGES
+        for line, code in blocks(page)
+        for i, text in enumerate(code.splitlines())
+        if len(text) > 79
+    ]
+    assert wide == []
+
+
+#: Words that do not say what is meant, and what does.
+PLAIN = {
+    r"[Ss]quash(ed|ing)?\b": "resized (aspect ratio not kept)",
+    r"[Dd]eep [Ff]ake|deep-fake": "deepfake",
+    r"\b(one|a) (row|image|file|thread|photograph) an? (image|row|file|core|photograph)\b": "per",
+    r"\b(images|rows|pixels) an? (second|core|image|row)\b": "per",
+    r"tells? more apart|told more apart": "separates better",
+    r"[Ff]oretold|[Ff]oretells": "predicted",
+    r"sub-folder": "subfolder",
+    r"\b(the|a|same|MIT|BSD-3-Clause) license\b": "licence",
+    r"whoever asked|Call nobody|joblib's affair|what is no image": "plain words",
+}
+PROSE = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"))]
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_prose_is_plain(page):
+    text = page.read_text("utf-8")
+    generated = re.compile(r"<!-- rooms -->.*?<!-- end of rooms -->", flags=re.DOTALL)
+    text = generated.sub("", text)  # the modules' own first lines
+    found = [
+        f"{match.group()!r}: {better}"
+        for pattern, better in PLAIN.items()
+        for match in re.finditer(pattern, text)
+    ]
+    assert found == []
+
+
+def test_first_screens_say_what_to_expect():
+    """Whose photographs, which edits, and figures of one protocol with what guessing reaches."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    first = readme[: readme.index("```python")]
+    for said in ("no trained detector", "edits of faces only", "five folds", "160 x 160", "GAN"):
+        assert said in first.replace("\n  ", " "), said
+    assert readme.index(".fit(") < readme.index("GridSearchCV(")
+    assert readme.index("find_source_groups(") < readme.index("cross_val_score(")
+    # both pages show it: the first page of the documentation includes that of the README
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    assert index.index("start-after: <!-- start -->") < index.index("![")
+
+
+def test_figures_of_the_first_screen_are_of_one_protocol():
+    """Each is rounded from one table of the page that says how it was measured."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    measured = (ROOT / "docs" / "real_and_fake_faces.md").read_text("utf-8")
+    table = measured[measured.index("## The two detectors") : measured.index("## The accurate")]
+    assert "five folds" in table
+    for ours, theirs in (
+        ("the default detector", "the method"),
+        ('`preset="accurate"`', "accurate"),
+    ):
+        shown = re.search(rf"^\| {re.escape(ours)} \|(.*)$", readme, re.MULTILINE).group(1)
+        full = re.search(rf"^\| {re.escape(theirs)} \|(.*)$", table, re.MULTILINE).group(1)
+        rounded = [f"{float(figure):.2f}" for figure in re.findall(r"\d\.\d+", full)]
+        assert re.findall(r"\d\.\d+", shown) == rounded
+
+
+def test_no_name_is_listed_twice():
+    text = (ROOT / "docs" / "api.md").read_text("utf-8")
+    listed = re.findall(r"^   ([A-Za-z_][\w.]*)$", text, flags=re.MULTILINE)
+    assert len(listed) == len(set(listed)) > 25
+
+
+def test_first_lines_have_no_references():
+    """Lists show the first line of a docstring, where a reference would lead nowhere."""
+    with_references = [
+        name
+        for name in sorted(set(public()))
+        if (text := inspect.getdoc(looked_up(name))) and "]_" in text.split("\n\n")[0]
+    ]
+    assert with_references == []
 
 
 def looked_up(dotted):
