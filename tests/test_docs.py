@@ -25,14 +25,14 @@ from sklearn_dfd.datasets import make_spliced_photos
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-#: What is printed, and what runs in its place.
+#: Code on the pages, and the code that runs in its place.
 SMALLER = {
     'memory="feature-cache")': 'memory="feature-cache", max_epochs=1)',
     'memory="feature-cache", random_state=0)': (
         'memory="feature-cache", random_state=0, max_epochs=1, image_size=64)'
     ),
     "GroupKFold(5)": "GroupKFold(2)",
-    # threads in place of a cluster, which ask for no network
+    # threads instead of a cluster need no network
     'Client("scheduler:8786")': (
         "Client(processes=False, protocol='tcp', host='127.0.0.1', dashboard_address=None)"
     ),
@@ -44,7 +44,7 @@ CANNOT_RUN: dict[str, str] = {}
 
 
 def blocks(page):
-    """Python blocks of a page: the number of their first line, and the code."""
+    """Yield the Python blocks of a page: the number of their first line, and the code."""
     text = page.read_text("utf-8")
     for match in re.finditer(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE):
         yield text[: match.start(1)].count("\n") + 1, match.group(1)
@@ -55,7 +55,7 @@ WITH_BLOCKS = [page for page in PAGES if any(blocks(page))]
 
 @pytest.fixture
 def photographs(tmp_path, monkeypatch):
-    """Be in a folder with the photographs that the pages speak of."""
+    """Change to a folder with the photographs that the pages mention."""
     photos = make_spliced_photos(24, random_state=0)
     for i, picture in enumerate(photos.data):
         folder = tmp_path / "faces" / ("fake" if photos.target[i] else "real") / f"person_{i // 4}"
@@ -80,7 +80,7 @@ def test_blocks_run(page):
     pytest.importorskip("skops")
     namespace = {"__name__": "__main__"}
     with warnings.catch_warnings():
-        # a reader's own script does not stop at a warning either
+        # warnings do not stop a reader's own script either
         warnings.simplefilter("default")
         for line, code in blocks(page):
             if code.splitlines()[0] in CANNOT_RUN:
@@ -92,7 +92,7 @@ def test_blocks_run(page):
 
 
 def test_no_exception_is_out_of_date():
-    """What is made smaller, or cannot run, is still printed somewhere."""
+    """Everything that is made smaller, or cannot run, still occurs on a page."""
     code = "".join(code for page in PAGES for _, code in blocks(page))
     assert ROOT / "README.md" in WITH_BLOCKS and ROOT / "docs" / "saving.md" in WITH_BLOCKS
     for printed in (*SMALLER, *CANNOT_RUN):
@@ -106,7 +106,7 @@ IMPORT = re.compile(r"^from (sklearn_dfd[\w.]*) import (\([^)]*\)|.*)$", flags=r
 
 
 def public():
-    """Give what users are promised: in `__all__`, an estimator, an error, or imported by them."""
+    """Yield the public names: in `__all__`, estimators, errors, and names that the pages import."""
     found = pkgutil.walk_packages(sklearn_dfd.__path__, "sklearn_dfd.")
     for module in [sklearn_dfd, *(importlib.import_module(found.name) for found in found)]:
         names = getattr(module, "__all__", []) if module.__name__ != NOT_FOR_USERS else []
@@ -209,7 +209,7 @@ def test_first_lines_have_no_references():
 
 
 def looked_up(dotted):
-    """Give what a name stands for, be it in a module or a module itself."""
+    """Return the object with a name, which may be a module itself."""
     module, _, name = dotted.rpartition(".")
     owner = importlib.import_module(module)
     return getattr(owner, name) if hasattr(owner, name) else importlib.import_module(dotted)
