@@ -74,7 +74,10 @@ def names(modules):
     for module in modules:
         found = importlib.import_module(module)
         for name in sorted(getattr(found, "__all__", dir(found))):
-            value = getattr(found, name, None)
+            try:
+                value = getattr(found, name)
+            except (AttributeError, ImportError):  # experimental
+                continue
             if name[0] != "_" and (
                 inspect.isclass(value) or inspect.isroutine(value)
             ):

@@ -99,8 +99,8 @@ def test_no_exception_is_out_of_date():
         assert printed in code
 
 
-#: Its `__all__` is for other modules of the package.
-NOT_FOR_USERS = "sklearn_dfd._core.callbacks"
+#: What its modules have in `__all__` is for other modules of the package.
+NOT_FOR_USERS = "sklearn_dfd._core"
 
 IMPORT = re.compile(r"^from (sklearn_dfd[\w.]*) import (\([^)]*\)|.*)$", flags=re.MULTILINE)
 
@@ -108,8 +108,9 @@ IMPORT = re.compile(r"^from (sklearn_dfd[\w.]*) import (\([^)]*\)|.*)$", flags=r
 def public():
     """Yield the public names: in `__all__`, estimators, errors, and names that the pages import."""
     found = pkgutil.walk_packages(sklearn_dfd.__path__, "sklearn_dfd.")
-    for module in [sklearn_dfd, *(importlib.import_module(found.name) for found in found)]:
-        names = getattr(module, "__all__", []) if module.__name__ != NOT_FOR_USERS else []
+    public = [module.name for module in found if not module.name.startswith(NOT_FOR_USERS)]
+    for module in [sklearn_dfd, *map(importlib.import_module, public)]:
+        names = getattr(module, "__all__", [])
         classes = [
             name
             for name, value in vars(module).items()
