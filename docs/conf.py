@@ -26,6 +26,8 @@ extensions = [
 ]
 autosummary_generate = True
 numpydoc_show_class_members = False
+# types are in the sections of the docstrings
+autodoc_typehints = "none"
 numpydoc_xref_param_type = True
 # of types that are words, not names
 numpydoc_xref_ignore = {

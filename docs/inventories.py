@@ -27,6 +27,11 @@ PROJECTS = {
         "reference/api/$.html",
         ["pandas"],
     ),
+    "python": (
+        "https://docs.python.org/3/",
+        "library/functions.html",
+        ["builtins"],
+    ),
     "sklearn": (
         "https://scikit-learn.org/stable/",
         "modules/generated/$.html",
@@ -66,6 +71,8 @@ def inventory(project, page, modules):
         f"{name} py:{kind} 1 {page.replace('$', name)}#$ -\n"
         for name, kind in names(modules)
     ]
+    if project == "python":
+        lines.append("None py:data 1 library/constants.html#$ -\n")
     return header.encode() + zlib.compress("".join(lines).encode())
 
 

@@ -117,8 +117,10 @@ def test_api_pages_link_to_the_source_and_to_other_projects(site):
         page.name for page in pages if "_modules/sklearn_dfd/" not in page.read_text("utf-8")
     ]
     assert without_source == []
-    links = Links(site / "api" / "generated" / "sklearn_dfd.DeepFakeClassifier.html").links
-    assert any("scikit-learn.org/" in link and link.endswith("BaseEstimator") for link in links)
+    page = site / "api" / "generated" / "sklearn_dfd.make_deepfake_pipeline.html"
+    links = Links(page).links
+    assert any("scikit-learn.org/" in link and link.endswith(".Pipeline") for link in links)
+    assert "python:int" not in page.read_text("utf-8")  # as numpydoc names what it cannot link
 
 
 @pytest.mark.parametrize("name", ["make_deepfake_pipeline", "model_selection.find_source_groups"])
