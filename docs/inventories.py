@@ -48,7 +48,7 @@ PROJECTS = {
 
 
 def mapping(folder):
-    """Write the lists that stand in, and give the value of `intersphinx_mapping`."""
+    """Write the lists that stand in, and return the value of `intersphinx_mapping`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     mapped = {}
@@ -60,7 +60,7 @@ def mapping(folder):
 
 
 def inventory(project, page, modules):
-    """Give a list in the format of Sphinx' inventories: `$` stands for the name."""
+    """Return a list in the format of Sphinx's inventories: `$` stands for the name."""
     header = (
         "# Sphinx inventory version 2\n"
         f"# Project: {project}\n"
@@ -77,7 +77,7 @@ def inventory(project, page, modules):
 
 
 def names(modules):
-    """Give the public classes and functions of some modules, each with its kind."""
+    """Yield the public classes and functions of some modules, each with its kind."""
     for module in modules:
         found = importlib.import_module(module)
         for name in sorted(getattr(found, "__all__", dir(found))):

@@ -17,7 +17,7 @@ from pathlib import Path
 #: The pages whose blocks run. The others need weights, a cluster or photographs.
 PAGES = ("data", "fitting", "saving")
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", flags=re.DOTALL | re.MULTILINE)
-#: No figure and no output is put into the pages themselves.
+#: Figures are written here, outside of version control.
 FOLDER = Path(__file__).parent / "api" / "generated" / "outputs"
 
 
@@ -41,7 +41,7 @@ def add_outputs(app, docname, source):
 
 @contextlib.contextmanager
 def photographs():
-    """Be in a folder with a few photographs that a page may speak of."""
+    """Change to a folder with a few photographs that a page may mention."""
     from PIL import Image
 
     from sklearn_dfd.datasets import make_spliced_photos
@@ -63,7 +63,7 @@ def photographs():
 
 
 def shown(code, namespace, docname, numbers):
-    """Run a block, and give the Markdown of what it printed and drew."""
+    """Run a block and return the Markdown of what it printed and drew."""
     import matplotlib.pyplot as plt
 
     tree = ast.parse(code)
