@@ -27,6 +27,7 @@ def add_outputs(app, docname, source):
     if docname not in PAGES or not run:
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("COLUMNS", "96")  # of progress bars
     with photographs():
         namespace = {"__name__": "__main__"}
         numbers = iter(range(1000))
@@ -65,6 +66,7 @@ def photographs():
 def shown(code, namespace, docname, numbers):
     """Run a block and return the Markdown of what it printed and drew."""
     import matplotlib.pyplot as plt
+    from sklearn.base import BaseEstimator
 
     tree = ast.parse(code)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
@@ -76,7 +78,8 @@ def shown(code, namespace, docname, numbers):
             value = eval(
                 compile(ast.Expression(last.value), docname, "eval"), namespace
             )
-            if value is not None:
+            # that `fit` returns its estimator is not worth a line
+            if value is not None and not isinstance(value, BaseEstimator):
                 print(repr(value))
     text = ""
     if printed.getvalue().strip():
