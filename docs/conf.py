@@ -42,20 +42,14 @@ numpydoc_xref_ignore = {
     "None",
 }
 # each project's own list where there is a network, ours where there is none
-intersphinx_mapping = inventories.mapping(
-    Path(__file__).parent / "api" / "generated"
-)
+intersphinx_mapping = inventories.mapping(Path(__file__).parent / "api" / "generated")
 intersphinx_timeout = 5
 myst_heading_anchors = 3
 # docstrings inherited from scikit-learn refer to sections and terms of its own guide
 suppress_warnings = ["ref.ref", "ref.term"]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
-_run = [
-    Path(name).stem
-    for name, given in gallery.ARGUMENTS.items()
-    if given is not None
-]
+_run = [Path(name).stem for name, given in gallery.ARGUMENTS.items() if given is not None]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",

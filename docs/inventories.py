@@ -67,10 +67,7 @@ def inventory(project, page, modules):
         "# Version: installed\n"
         "# The remainder of this file is compressed using zlib.\n"
     )
-    lines = [
-        f"{name} py:{kind} 1 {page.replace('$', name)}#$ -\n"
-        for name, kind in names(modules)
-    ]
+    lines = [f"{name} py:{kind} 1 {page.replace('$', name)}#$ -\n" for name, kind in names(modules)]
     if project == "python":
         lines.append("None py:data 1 library/constants.html#$ -\n")
     return header.encode() + zlib.compress("".join(lines).encode())
@@ -85,9 +82,7 @@ def names(modules):
                 value = getattr(found, name)
             except (AttributeError, ImportError):  # experimental
                 continue
-            if name[0] != "_" and (
-                inspect.isclass(value) or inspect.isroutine(value)
-            ):
+            if name[0] != "_" and (inspect.isclass(value) or inspect.isroutine(value)):
                 yield (
                     f"{module}.{name}",
                     "class" if inspect.isclass(value) else "function",

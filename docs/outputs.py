@@ -32,10 +32,7 @@ def add_outputs(app, docname, source):
         namespace = {"__name__": "__main__"}
         numbers = iter(range(1000))
         source[0] = BLOCK.sub(
-            lambda match: (
-                match.group()
-                + shown(match.group(1), namespace, docname, numbers)
-            ),
+            lambda match: match.group() + shown(match.group(1), namespace, docname, numbers),
             source[0],
         )
 
@@ -51,9 +48,7 @@ def photographs():
     with tempfile.TemporaryDirectory() as directory:
         photos = make_spliced_photos(24, random_state=0)
         for i, pixels in enumerate(photos.data):
-            folder = Path(
-                directory, "faces", "fake" if photos.target[i] else "real"
-            )
+            folder = Path(directory, "faces", "fake" if photos.target[i] else "real")
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / f"{i}.png")
         os.chdir(directory)
@@ -75,9 +70,7 @@ def shown(code, namespace, docname, numbers):
         warnings.simplefilter("ignore")
         exec(compile(tree, docname, "exec"), namespace)
         if last is not None:
-            value = eval(
-                compile(ast.Expression(last.value), docname, "eval"), namespace
-            )
+            value = eval(compile(ast.Expression(last.value), docname, "eval"), namespace)
             # that `fit` returns its estimator is not worth a line
             if value is not None and not isinstance(value, BaseEstimator):
                 print(repr(value))
