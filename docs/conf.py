@@ -49,7 +49,7 @@ myst_heading_anchors = 3
 suppress_warnings = ["ref.ref", "ref.term"]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
-_run = [Path(name).stem for name, given in gallery.ARGUMENTS.items() if given is not None]
+_run = [Path(name).stem for name, given in gallery.SETTINGS.items() if given is not None]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
