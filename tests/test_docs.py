@@ -139,7 +139,7 @@ def test_code_on_the_pages_is_narrow():
 #: Words that do not say what is meant, and what does.
 PLAIN = {
     r"[Ss]quash(ed|ing)?\b": "resized (aspect ratio not kept)",
-    r"[Dd]eep [Ff]ake|deep-fake": "deepfake",
+    r"(?i)deep[ -]fake": "deepfake",
     r"\b(one|a) (row|image|file|thread|photograph) an? (image|row|file|core|photograph)\b": "per",
     r"\b(images|rows|pixels) an? (second|core|image|row)\b": "per",
     r"tells? more apart|told more apart": "separates better",
