@@ -76,8 +76,8 @@ def main():
         n_bytes = np.mean([Path(path).stat().st_size for path in paths])
         images_a_second, rows_a_second = measure(paths, args.weights, directory)
     print(
-        f"A core computes {images_a_second:.0f} images a second (files of {n_bytes / 1e3:.0f} kB, "
-        f"layer 15), and trains on {rows_a_second:.0f} rows a second.\n"
+        f"A core computes the features of {images_a_second:.0f} images per second (files of "
+        f"{n_bytes / 1e3:.0f} kB, layer 15), and trains on {rows_a_second:.0f} rows per second.\n"
     )
     print(
         "| images | files | features, layer 15 | layer 4 | pool | extraction, one machine of "

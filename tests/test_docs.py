@@ -1,8 +1,9 @@
 """The Python blocks of README.md and of the pages in docs run, page by page, as they are printed;
-and docs/api.md lists all that is public.
+docs/api.md lists all public names; and the prose keeps to a few rules.
 
-Three things differ: a file of random weights stands in for the ImageNet weights, which are not
-downloaded here, threads for a cluster, and what `SMALLER` names is made smaller to save time.
+Three things differ when blocks run: a file of random weights replaces the ImageNet weights, which
+are not downloaded here, threads replace a cluster, and what `SMALLER` names is made smaller to save
+time.
 """
 
 import hashlib
@@ -24,12 +25,14 @@ from sklearn_dfd.datasets import make_spliced_photos
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-#: What is printed, and what runs in its place.
+#: Code on the pages, and the code that runs in its place.
 SMALLER = {
-    "make_spliced_photos(200": "make_spliced_photos(24",
-    "max_epochs=5": "max_epochs=1",
     'memory="feature-cache")': 'memory="feature-cache", max_epochs=1)',
-    # threads in place of a cluster, which ask for no network
+    'memory="feature-cache", random_state=0)': (
+        'memory="feature-cache", random_state=0, max_epochs=1, image_size=64)'
+    ),
+    "GroupKFold(5)": "GroupKFold(2)",
+    # threads instead of a cluster need no network
     'Client("scheduler:8786")': (
         "Client(processes=False, protocol='tcp', host='127.0.0.1', dashboard_address=None)"
     ),
@@ -41,7 +44,7 @@ CANNOT_RUN: dict[str, str] = {}
 
 
 def blocks(page):
-    """Python blocks of a page: the number of their first line, and the code."""
+    """Yield the Python blocks of a page: the number of their first line, and the code."""
     text = page.read_text("utf-8")
     for match in re.finditer(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE):
         yield text[: match.start(1)].count("\n") + 1, match.group(1)
@@ -52,7 +55,7 @@ WITH_BLOCKS = [page for page in PAGES if any(blocks(page))]
 
 @pytest.fixture
 def photographs(tmp_path, monkeypatch):
-    """Be in a folder with the photographs that the pages speak of."""
+    """Change to a folder with the photographs that the pages mention."""
     photos = make_spliced_photos(24, random_state=0)
     for i, picture in enumerate(photos.data):
         folder = tmp_path / "faces" / ("fake" if photos.target[i] else "real") / f"person_{i // 4}"
@@ -77,7 +80,7 @@ def test_blocks_run(page):
     pytest.importorskip("skops")
     namespace = {"__name__": "__main__"}
     with warnings.catch_warnings():
-        # a reader's own script does not stop at a warning either
+        # warnings do not stop a reader's own script either
         warnings.simplefilter("default")
         for line, code in blocks(page):
             if code.splitlines()[0] in CANNOT_RUN:
@@ -89,24 +92,25 @@ def test_blocks_run(page):
 
 
 def test_no_exception_is_out_of_date():
-    """What is made smaller, or cannot run, is still printed somewhere."""
+    """Everything that is made smaller, or cannot run, still occurs on a page."""
     code = "".join(code for page in PAGES for _, code in blocks(page))
     assert ROOT / "README.md" in WITH_BLOCKS and ROOT / "docs" / "saving.md" in WITH_BLOCKS
     for printed in (*SMALLER, *CANNOT_RUN):
         assert printed in code
 
 
-#: Its `__all__` is for other modules of the package.
-NOT_FOR_USERS = "sklearn_dfd._core.callbacks"
+#: What its modules have in `__all__` is for other modules of the package.
+NOT_FOR_USERS = "sklearn_dfd._core"
 
 IMPORT = re.compile(r"^from (sklearn_dfd[\w.]*) import (\([^)]*\)|.*)$", flags=re.MULTILINE)
 
 
 def public():
-    """Give what users are promised: in `__all__`, an estimator, an error, or imported by them."""
+    """Yield the public names: in `__all__`, estimators, errors, and names that the pages import."""
     found = pkgutil.walk_packages(sklearn_dfd.__path__, "sklearn_dfd.")
-    for module in [sklearn_dfd, *(importlib.import_module(found.name) for found in found)]:
-        names = getattr(module, "__all__", []) if module.__name__ != NOT_FOR_USERS else []
+    public = [module.name for module in found if not module.name.startswith(NOT_FOR_USERS)]
+    for module in [sklearn_dfd, *map(importlib.import_module, public)]:
+        names = getattr(module, "__all__", [])
         classes = [
             name
             for name, value in vars(module).items()
@@ -121,8 +125,92 @@ def public():
             yield from (f"{module}.{name}" for name in re.findall(r"\w+", names))
 
 
+def test_code_on_the_pages_is_narrow():
+    wide = [
+        f"{page.name}, line {line + i}: {text}"
+        for page in PAGES
+        for line, code in blocks(page)
+        for i, text in enumerate(code.splitlines())
+        if len(text) > 79
+    ]
+    assert wide == []
+
+
+#: Words that do not say what is meant, and what does.
+PLAIN = {
+    r"[Ss]quash(ed|ing)?\b": "resized (aspect ratio not kept)",
+    r"(?i)deep[ -]fake": "deepfake",
+    r"\b(one|a) (row|image|file|thread|photograph) an? (image|row|file|core|photograph)\b": "per",
+    r"\b(images|rows|pixels) an? (second|core|image|row)\b": "per",
+    r"tells? more apart|told more apart": "separates better",
+    r"[Ff]oretold|[Ff]oretells": "predicted",
+    r"sub-folder": "subfolder",
+    r"\b(the|a|same|MIT|BSD-3-Clause) license\b": "licence",
+    r"whoever asked|Call nobody|joblib's affair|what is no image": "plain words",
+}
+PROSE = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"))]
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_prose_is_plain(page):
+    text = page.read_text("utf-8")
+    generated = re.compile(r"<!-- rooms -->.*?<!-- end of rooms -->", flags=re.DOTALL)
+    text = generated.sub("", text)  # the modules' own first lines
+    found = [
+        f"{match.group()!r}: {better}"
+        for pattern, better in PLAIN.items()
+        for match in re.finditer(pattern, text)
+    ]
+    assert found == []
+
+
+def test_first_screens_say_what_to_expect():
+    """Whose photographs, which edits, and figures of one protocol with what guessing reaches."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    first = readme[: readme.index("```python")]
+    for said in ("no trained detector", "edits of faces only", "five folds", "160 x 160", "GAN"):
+        assert said in first.replace("\n  ", " "), said
+    assert readme.index(".fit(") < readme.index("GridSearchCV(")
+    assert readme.index("find_source_groups(") < readme.index("cross_val_score(")
+    # both pages show it: the first page of the documentation includes that of the README
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    assert index.index("start-after: <!-- start -->") < index.index("![")
+
+
+def test_figures_of_the_first_screen_are_of_one_protocol():
+    """Each is rounded from one table of the page that says how it was measured."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    measured = (ROOT / "docs" / "real_and_fake_faces.md").read_text("utf-8")
+    table = measured[measured.index("## The two detectors") : measured.index("## The accurate")]
+    assert "five folds" in table
+    for ours, theirs in (
+        ("the default detector", "the method"),
+        ('`preset="accurate"`', "accurate"),
+    ):
+        shown = re.search(rf"^\| {re.escape(ours)} \|(.*)$", readme, re.MULTILINE).group(1)
+        full = re.search(rf"^\| {re.escape(theirs)} \|(.*)$", table, re.MULTILINE).group(1)
+        rounded = [f"{float(figure):.2f}" for figure in re.findall(r"\d\.\d+", full)]
+        assert re.findall(r"\d\.\d+", shown) == rounded
+
+
+def test_no_name_is_listed_twice():
+    text = (ROOT / "docs" / "api.md").read_text("utf-8")
+    listed = re.findall(r"^   ([A-Za-z_][\w.]*)$", text, flags=re.MULTILINE)
+    assert len(listed) == len(set(listed)) > 25
+
+
+def test_first_lines_have_no_references():
+    """Lists show the first line of a docstring, where a reference would lead nowhere."""
+    with_references = [
+        name
+        for name in sorted(set(public()))
+        if (text := inspect.getdoc(looked_up(name))) and "]_" in text.split("\n\n")[0]
+    ]
+    assert with_references == []
+
+
 def looked_up(dotted):
-    """Give what a name stands for, be it in a module or a module itself."""
+    """Return the object with a name, which may be a module itself."""
     module, _, name = dotted.rpartition(".")
     owner = importlib.import_module(module)
     return getattr(owner, name) if hasattr(owner, name) else importlib.import_module(dotted)

@@ -1,4 +1,4 @@
-"""The documentation as `make docs` built it: its links, and how it looks in a browser."""
+"""The documentation that `make docs` built: its links, and how it looks in a browser."""
 
 import functools
 import html.parser
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SITE = ROOT / "docs" / "_build"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-#: Loads a page of the site in a frame, and says what became of its pictures.
+#: Loads a page of the site in a frame and reports the width of its pictures.
 PROBE = """<!doctype html><iframe width=1200 height=9000></iframe><pre></pre><script>
 const frame = document.querySelector("iframe");
 frame.onload = async () => {
@@ -43,7 +43,7 @@ def site():
 
 
 class Links(html.parser.HTMLParser):
-    """What a page links to, what it loads, and the anchors that it has."""
+    """The links of a page, the files that it loads, and its anchors."""
 
     def __init__(self, page):
         super().__init__()
@@ -54,7 +54,7 @@ class Links(html.parser.HTMLParser):
         attrs = dict(attrs)
         self.anchors |= {attrs[key] for key in ("id", "name") if attrs.get(key)}
         if attrs.get("href"):
-            # of the links in the head of a page the browser follows some by itself
+            # the browser loads some of the links in the head of a page by itself
             (self.links if tag == "a" else self.loads).append(attrs["href"])
         if attrs.get("src"):
             self.loads.append(attrs["src"])
@@ -106,6 +106,50 @@ def test_every_example_is_in_the_gallery(site, monkeypatch):
             assert f'<img src="../_images/sphx_glr_{name.removesuffix(".py")}_001.png"' in page
 
 
+def api_pages(site):
+    return sorted((site / "api" / "generated").glob("sklearn_dfd.*.html"))
+
+
+def test_api_pages_link_to_the_source_and_to_other_projects(site):
+    pages = api_pages(site)
+    assert len(pages) > 25
+    without_source = [
+        page.name for page in pages if "_modules/sklearn_dfd/" not in page.read_text("utf-8")
+    ]
+    assert without_source == []
+    page = site / "api" / "generated" / "sklearn_dfd.make_deepfake_pipeline.html"
+    links = Links(page).links
+    assert any("scikit-learn.org/" in link and link.endswith(".Pipeline") for link in links)
+    assert "python:int" not in page.read_text("utf-8")  # as numpydoc names what it cannot link
+
+
+@pytest.mark.parametrize("name", ["make_deepfake_pipeline", "model_selection.find_source_groups"])
+def test_api_pages_list_their_examples(site, name):
+    page = (site / "api" / "generated" / f"sklearn_dfd.{name}.html").read_text("utf-8")
+    assert "sphx-glr-thumbcontainer" in page.split("Examples")[-1]
+
+
+def test_lists_of_the_api_have_no_references(site):
+    page = re.sub("<[^>]+>", "", (site / "api.html").read_text("utf-8"))
+    assert re.findall(r"\[R[0-9a-f]+-?\d*\]|\[\d+\]", page) == []
+
+
+@pytest.mark.parametrize("page", ["data", "fitting", "saving"])
+def test_the_guide_shows_what_its_blocks_print(site, page):
+    text = (site / f"{page}.html").read_text("utf-8")
+    assert text.count('<div class="highlight-text') >= 2
+    if page == "fitting":
+        assert "fitting_0.png" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [("changelog", "Changelog"), ("contributing", "Contributing"), ("security", "Security")],
+)
+def test_pages_of_the_project_are_on_the_site(site, page, heading):
+    assert f"<h1>{heading}" in (site / f"{page}.html").read_text("utf-8")
+
+
 def test_the_picture_of_the_first_page_is_small():
     pictures = re.findall(r"!\[[^]]+\]\((figures/.*?)\)", (ROOT / "docs/index.md").read_text())
     assert len(pictures) == 1
@@ -125,13 +169,13 @@ class Handler(SimpleHTTPRequestHandler):
         pass
 
     def log_error(self, *args):
-        if not self.path.endswith("/favicon.ico"):  # which browsers ask for unasked
+        if not self.path.endswith("/favicon.ico"):  # browsers always request it
             self.server.failures.append(self.path)
 
 
 @pytest.fixture
 def browse(site, tmp_path):
-    """Open a page of the site over http, and give what the browser made of it."""
+    """Open a page of the site over HTTP and return the resulting document."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site))
@@ -171,7 +215,7 @@ def browse(site, tmp_path):
 
 
 def pictures(browse, page):
-    """Give the width in pixels of each picture of a page; of one that did not load it is 0."""
+    """Return the width in pixels of each picture of a page, 0 for one that did not load."""
     return dict(json.loads(re.search("<pre>(.*?)</pre>", browse(f"probe?{page}")).group(1)))
 
 
@@ -180,6 +224,7 @@ def test_home_page(browse):
     page = browse("index.html")
     assert "Detect manipulated face photographs" in page
     assert "make demo" in page and "make test" in page
+    assert "no trained detector" in page and "0.82 (0.80 to 0.84)" in page
     widths = pictures(browse, "index.html")
     assert widths["verdicts.jpg"] > 500
     assert 0 not in widths.values()

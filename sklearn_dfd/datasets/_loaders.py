@@ -262,7 +262,9 @@ def load_image_folder(
 
 @validate_params(_LOADER_CONSTRAINTS, prefer_skip_nested_validation=True)
 def load_real_and_fake_faces(root: Root, *, on_error: _OnError = "raise") -> Bunch:
-    """Load CIPLab's Real and Fake Face Detection set [1]_: paths, labels, and what was edited.
+    """Load CIPLab's Real and Fake Face Detection set: paths, labels, and what was edited.
+
+    The set [1]_ has photographs of faces, and others in which experts replaced parts of a face.
 
     Parameters
     ----------

@@ -38,9 +38,10 @@ _NAME_LENGTH = 26  # characters of a file name that fit above a photograph
 
 
 class GradCAMDisplay:
-    """Where in photographs the evidence for a class comes from, by Grad-CAM [1]_.
+    """Where in photographs the evidence for a class comes from, by Grad-CAM.
 
-    It is made by :meth:`from_estimator`. The parameters are stored as attributes.
+    It is made by :meth:`from_estimator`, with the method of [1]_. The parameters are stored as
+    attributes.
 
     Parameters
     ----------
