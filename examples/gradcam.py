@@ -59,7 +59,8 @@ print(
 # Eight of the spliced test images. A white line surrounds what was pasted in.
 
 spliced = test[y[test] == 1]
-display = GradCAMDisplay.from_estimator(detector, X[spliced[:8]])
+some = spliced[:8]
+display = GradCAMDisplay.from_estimator(detector, X[some], y[some])
 for ax, mask in zip(display.axes_, photos.masks[spliced], strict=False):
     ax.contour(mask, levels=[0.5], colors="white", linewidths=1)
 display.figure_.savefig(OUTPUT / "gradcam.png", dpi=120)

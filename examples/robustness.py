@@ -133,7 +133,7 @@ for name, edited_so in kinds.items():
 train, test = next(folds.split(X, y, groups))
 detector.fit(X[train], y[train])
 results = evaluate_robustness(
-    detector, X[test], y[test], groups=groups[test], **resampling
+    detector, X[test], y[test], groups=groups[test], verbose=1, **resampling
 )
 print(f"{len(test)} images as they are, and distorted:\n")
 print(results.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
@@ -147,7 +147,9 @@ display.figure_.savefig(OUTPUT / "robustness.png", dpi=120)
 # wrong with it.
 
 images = [*X[test[:4]], "not-there.jpg"]
-print(detect(detector, images).drop(columns="error").to_string(index=False))
+table = detect(detector, images)
+print(table.drop(columns="error").to_string(index=False))
+print(table.attrs["note"])
 
 # %%
 
