@@ -17,7 +17,7 @@ import sys
 import joblib
 pipe = joblib.load(sys.argv[1])
 (p,) = pipe.predict_proba([sys.argv[2]])
-heavy = {"torchvision", "torch._dynamo", "torch._inductor", "sympy", "matplotlib", "pandas"}
+heavy = {"torchvision", "torch._dynamo", "torch._inductor", "sympy", "matplotlib"}
 print(*p, *sorted(heavy & set(sys.modules)))
 """
 
