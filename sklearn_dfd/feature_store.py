@@ -435,9 +435,10 @@ class FeatureStore:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(
-                f"the feature store {path} cannot be created ({error.strerror or error}): name a "
-                "directory in a place where this process may write"
+            raise type(error)(
+                error.errno,
+                f"the feature store {path} cannot be created ({error.strerror}): name a directory "
+                "in a place where this process may write",
             ) from error
         file = path / "features.sqlite"
         try:

@@ -339,7 +339,7 @@ def test_photographs_to_validate_on_are_told_from_those_to_train_on(pipe, photos
 
 
 def test_limits_of_pixels_are_those_of_the_transformer(pipe, photos):
-    pipe.set_params(features__max_pixels=1000)
+    pipe.set_params(features__max_pixels=2000)
     large = [*photos.data[:-1], np.zeros((64, 64, 3), np.uint8)]
     with pytest.raises(ImageError, match=r"^1 of 24 images.*row 23 .*too large") as caught:
         AugmentedClassifier(pipe, n_views=1).fit(

@@ -193,3 +193,12 @@ def test_writer_waits_for_another(store):
             database.rollback()
             added.result(timeout=30)
     assert_keeps(store, [0, 1])
+
+
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path, monkeypatch):
+    def refuse(self, *args, **options):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError, match=r"store cannot be created \(No such .* may write"):
+        FeatureStore(tmp_path / "store").info()

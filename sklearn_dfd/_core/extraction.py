@@ -334,7 +334,7 @@ class Extraction:
         except OSError as error:
             with suppress(OSError):  # nobody should wait for what will not come
                 self.store.release(self.owner)
-            warn_user(f"{error}; features are kept in this process only.")
+            warn_user(f"{error.strerror or error}; features are kept in this process only.")
             self.store = IN_PROCESS
             return self._ask(method, *args)
 
