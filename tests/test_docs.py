@@ -219,7 +219,7 @@ def looked_up(dotted):
 def test_the_api_is_complete():
     text = (ROOT / "docs" / "api.md").read_text("utf-8")
     listed = re.findall(r"^   ([A-Za-z_][\w.]*)$", text, flags=re.MULTILINE)
-    listed += re.findall(r"`(metrics\.\w+)`", text)
+    listed += re.findall(r"`((?:metrics|feature_store)\.\w+)`", text)
     documented = [looked_up(f"sklearn_dfd.{name}") for name in listed]
     promised = sorted(set(public()))
     assert {"sklearn_dfd.metrics.tpr_at_fpr", "sklearn_dfd.exceptions.ImageError"} <= set(promised)
