@@ -83,7 +83,5 @@ def names(modules):
             except (AttributeError, ImportError):  # experimental
                 continue
             if name[0] != "_" and (inspect.isclass(value) or inspect.isroutine(value)):
-                yield (
-                    f"{module}.{name}",
-                    "class" if inspect.isclass(value) else "function",
-                )
+                full = name if module == "builtins" else f"{module}.{name}"
+                yield full, "class" if inspect.isclass(value) else "function"
