@@ -251,8 +251,11 @@ def test_bad_arguments_of_fit(head, head_data, change, message):
     ("groups", "message"),
     [
         (np.arange(119), "groups has 119 values for 120 rows: pass one for each"),
-        (np.where(np.arange(120) == 5, np.nan, 0), r"groups has no label in row 5 \(nan\): give"),
-        (["a", None] * 60, r"groups has no label in row 1 \(None\): give"),
+        (
+            np.where(np.arange(120) == 5, np.nan, 0),
+            r"groups has no label in row 5 \(nan\): a row that",
+        ),
+        (["a", None] * 60, r"groups has no label in row 1 \(None\): a row that"),
         (np.ones((120, 2)), "pass one label per row"),
     ],
     ids=["short", "nan", "None", "two columns"],
