@@ -1,6 +1,6 @@
 """The classifier: what scikit-learn sees of the tail and its training."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Literal, Self
@@ -8,7 +8,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.class_weight import compute_class_weight
@@ -21,9 +20,9 @@ from sklearn.utils.validation import (
 )
 
 from sklearn_dfd._core.callbacks import CallbackSupportMixin, NoCallbacks, training_data
-from sklearn_dfd._core.feature_rows import Origin, origin_of
+from sklearn_dfd._core.feature_rows import check_layer, check_same_origin, origin_of
 from sklearn_dfd._core.groups import check_groups
-from sklearn_dfd._core.images.sources import ImageView, describe
+from sklearn_dfd._core.images.sources import images_in
 from sklearn_dfd._core.network.fitting import Fitting, one_cycle
 from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, tail_input_shape, trunk_names
 from sklearn_dfd._core.network.rows import Rows, distinct_rows, set_aside
@@ -365,7 +364,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 f"apart; y has one class: {classes.tolist()[0]!r}."
             )
         if not again:
-            self._start(classes)
+            self._start(classes, X)
         elif not np.array_equal(classes, self.classes_):
             raise ValueError(
                 f"warm_start=True goes on with the classes {self.classes_}, but y has {classes}."
@@ -443,7 +442,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             known = np.unique(np.asarray(classes))
             if len(known) < 2:
                 raise ValueError(f"classes={known} is one class; two or more are needed.")
-            self._start(known)
+            self._start(known, X)
         elif classes is not None and not np.array_equal(
             np.unique(np.asarray(classes)), self.classes_
         ):
@@ -533,7 +532,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return X, y, check_sample_weight(sample_weight, X, ensure_non_negative=True)
 
     def _check_features(self, X, *, reset, name="X") -> Any:
-        images = _images_in(X)
+        images = images_in(X)
         if images is not None:
             raise ValueError(
                 f"{name} {images}, and {type(self).__name__} takes rows of features, of shape "
@@ -558,44 +557,21 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return X
 
     def _check_origin(self, origin, name, reset):
-        """Raise where the trunk that made the rows is not the one that the tail goes on from."""
-        if reset:
-            self._origin = None if origin is None else tuple(origin)
+        """Raise if the trunk that made the rows is not the one that the tail continues."""
         if origin is None:
             return
-        # with "pool" the head is trained on vectors of any kind
-        layer = self.layer if reset else self._fitted_shape[0]
-        if layer not in ("pool", origin.layer):
-            raise ValueError(
-                f"{name} was made by MobileNetV2Features(layer={origin.layer!r}), but this "
-                f"{type(self).__name__} goes on after layer={layer!r}. Both steps must be cut at "
-                f"one layer: make_deepfake_pipeline(layer={origin.layer!r}), or in a search "
-                'param_grid=[{"features__layer": [k], "classifier__layer": [k]} for k in (10, 15)].'
-            )
-        if reset:
-            self._check_weights(origin, name)
-        known = getattr(self, "_origin", None) or origin  # older files do not have it
-        for what, was, now in zip(Origin._fields, known, origin, strict=True):
-            if None not in (was, now) and was != now:
-                what = "weights of the fingerprint" if what == "fingerprint" else what
+        check_layer(origin, self.layer if reset else self._fitted_shape[0], name)
+        if not reset:
+            check_same_origin(origin, getattr(self, "_origin", None), name)  # not in older files
+        elif origin.fingerprint and self.layer not in ("pool", LAST_BLOCK):
+            arrays = load_weights(self.weights)
+            own = fingerprint({key: arrays[key] for key in trunk_names(self.layer)})
+            if own != origin.fingerprint:
                 raise ValueError(
-                    f"{name} was made by MobileNetV2Features with {what} {now!r}, but this "
-                    f"{type(self).__name__} was fitted on features made with {was!r}: set it back, "
-                    "or fit again."
+                    f"{name} was made by MobileNetV2Features with other weights than "
+                    f"weights={self.weights!r}, from which this classifier starts: pass both "
+                    "steps the same, as make_deepfake_pipeline(weights=...) does."
                 )
-
-    def _check_weights(self, origin, name):
-        """Raise where trunk and tail would start from the weights of two networks."""
-        if origin.fingerprint is None or self.layer in ("pool", LAST_BLOCK):
-            return
-        arrays = load_weights(self.weights)
-        own = fingerprint({key: arrays[key] for key in trunk_names(self.layer)})
-        if own != origin.fingerprint:
-            raise ValueError(
-                f"{name} was made by MobileNetV2Features with other weights than "
-                f"weights={self.weights!r}, which this {type(self).__name__} starts from: pass "
-                "both steps the same, as make_deepfake_pipeline(weights=...) does."
-            )
 
     def _encode(self, y, name):
         """Turn labels into codes from 0 to k - 1."""
@@ -634,9 +610,11 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             raise ValueError("No validation row has a positive weight.")
         return Rows(X, codes, weight.astype(np.float32))
 
-    def _start(self, classes):
+    def _start(self, classes, X):
         """Forget the last fit, and draw the seeds of this one."""
         self.__dict__.pop("net_", None)
+        origin = origin_of(X)
+        self._origin = None if origin is None else tuple(origin)
         self.classes_ = classes
         self.history_ = []
         self.n_iter_ = self.best_epoch_ = 0
@@ -771,23 +749,3 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 tails = self._empty_tails()
                 tails.load_arrays(arrays)
                 self.net_ = self._make_net(tails, device)
-
-
-def _images_in(X: Any) -> str | None:
-    """Say what images ``X`` holds; None if it may hold rows of features."""
-    if isinstance(X, str | bytes | PathLike | Image.Image | ImageView):
-        return f"is an image ({describe(X)})"
-    shape = getattr(X, "shape", ())
-    if len(shape) > 2:
-        return f"is an array of shape {tuple(shape)}"
-    if hasattr(X, "columns"):  # a table
-        X = X[X.columns[0]] if len(X.columns) == 1 else ()
-    if hasattr(X, "toarray") or not isinstance(X, Collection) or not len(X):
-        return None
-    first: Any = next(iter(X), None)
-    if isinstance(first, list | tuple | np.ndarray) and np.shape(first) == (1,):
-        first = first[0]
-    kinds = str | bytes | bytearray | PathLike | Image.Image | ImageView
-    if isinstance(first, kinds) or np.ndim(first) > 1:
-        return f"holds images (the first of them is {describe(first)})"
-    return None

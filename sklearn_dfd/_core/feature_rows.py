@@ -79,3 +79,55 @@ def origin_of(X: Any) -> Origin | None:
     if match is None:
         return None
     return Origin("pool" if match[2] else int(match[1]), None, None)
+
+
+def check_layer(origin: Origin, layer: int | str, name: str) -> None:
+    """Check that a tail continues the trunk that made rows.
+
+    Parameters
+    ----------
+    origin : Origin
+        What made the rows.
+    layer : int or "pool"
+        The block that the tail follows. With ``"pool"`` a head is trained on rows of any kind.
+    name : str
+        What the message calls the rows.
+
+    Raises
+    ------
+    ValueError
+        If the trunk ends at another block.
+    """
+    if layer not in ("pool", origin.layer):
+        raise ValueError(
+            f"{name} was made by MobileNetV2Features(layer={origin.layer!r}), but this classifier "
+            f"goes on after layer={layer!r}. Both steps must be cut at one layer: "
+            f"make_deepfake_pipeline(layer={origin.layer!r}), or in a search "
+            'param_grid=[{"features__layer": [k], "classifier__layer": [k]} for k in (10, 15)].'
+        )
+
+
+def check_same_origin(origin: Origin, fitted: tuple[Any, ...] | None, name: str) -> None:
+    """Check that rows were made as those that a classifier was fitted on.
+
+    Parameters
+    ----------
+    origin : Origin
+        What made the rows.
+    fitted : tuple or None
+        The fields of the origin of the rows in ``fit``; None if it is not known.
+    name : str
+        What the message calls the rows.
+
+    Raises
+    ------
+    ValueError
+        If something that is known of both differs.
+    """
+    for what, was, now in zip(Origin._fields, fitted or origin, origin, strict=True):
+        if None not in (was, now) and was != now:
+            what = "weights of the fingerprint" if what == "fingerprint" else what
+            raise ValueError(
+                f"{name} was made by MobileNetV2Features with {what} {now!r}, but this classifier "
+                f"was fitted on features made with {was!r}: set it back, or fit again."
+            )

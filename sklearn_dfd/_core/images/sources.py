@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import IO, Any, Protocol, TypeAlias, TypeVar, Union, runtime_checkable
 
@@ -308,6 +308,37 @@ def rows_of_nan(failures: list[tuple[int, str, str]], n_images: int) -> str:
     text : str
     """
     return str(ImageError(failures, n_images, hint="Their rows are NaN.", n_shown=None))
+
+
+def images_in(X: Any) -> str | None:
+    """Say which images are where rows of features are expected.
+
+    Parameters
+    ----------
+    X : object
+        What a person passes as rows of features.
+
+    Returns
+    -------
+    found : str or None
+        The end of a sentence about ``X``; None if it may hold rows of features.
+    """
+    if isinstance(X, str | bytes | os.PathLike | Image.Image | ImageView):
+        return f"is an image ({describe(X)})"
+    shape = getattr(X, "shape", ())
+    if len(shape) > 2:
+        return f"is an array of shape {tuple(shape)}"
+    if hasattr(X, "columns"):  # a table
+        X = X[X.columns[0]] if len(X.columns) == 1 else ()
+    if hasattr(X, "toarray") or not isinstance(X, Collection) or not len(X):
+        return None
+    first: Any = next(iter(X), None)
+    if isinstance(first, list | tuple | np.ndarray) and np.shape(first) == (1,):
+        first = first[0]
+    kinds = str | bytes | bytearray | os.PathLike | Image.Image | ImageView
+    if isinstance(first, kinds) or np.ndim(first) > 1:
+        return f"holds images (the first of them is {describe(first)})"
+    return None
 
 
 def number_by_origin(images: Sequence[Any] | npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

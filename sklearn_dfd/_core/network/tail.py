@@ -190,11 +190,9 @@ class Dropout(nn.Module):
 def _pooled(blocks: nn.Sequential, maps: Tensor, training: bool) -> Tensor:
     """Run blocks on maps in channels-last order, and average over the pixels."""
     x = maps.contiguous(memory_format=torch.channels_last)
-    unit = _trained_unit if training else _folded_unit
+    run = _trained if training else _folded
     for block in blocks:
-        y = x
-        for convolution, norm, clamped in _units(block):
-            y = unit(convolution, norm, clamped, y)
+        y = run(block, x)
         x = x + y if getattr(block, "use_res_connect", False) else y
     # unlike that of a mean, the gradient of a sum is a view
     return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
@@ -210,29 +208,34 @@ def _units(block: nn.Module) -> list[tuple[Any, Any, bool]]:
     ]
 
 
-def _trained_unit(convolution: Any, norm: Any, clamped: bool, x: Tensor) -> Tensor:
-    """Convolve and normalise by the statistics of the batch."""
-    x = convolution(x)
-    if not clamped:
-        return norm(x)
-    norm.num_batches_tracked.add_(1)
-    return _NormClamp.apply(
-        x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps
-    )
+def _trained(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block, normalising by the statistics of the batch."""
+    for convolution, norm, clamped in _units(block):
+        x = convolution(x)
+        if clamped:
+            norm.num_batches_tracked.add_(1)
+            mean, var = norm.running_mean, norm.running_var
+            x = _NormClamp.apply(x, norm.weight, norm.bias, mean, var, norm.momentum, norm.eps)
+        else:
+            x = norm(x)
+    return x
 
 
-def _folded_unit(convolution: Any, norm: Any, clamped: bool, x: Tensor) -> Tensor:
-    """Convolve and normalise in one step: in evaluation mode BatchNorm is an affine map."""
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    x = F.conv2d(
-        x,
-        convolution.weight * scale.reshape(-1, 1, 1, 1),
-        norm.bias - norm.running_mean * scale,
-        convolution.stride,
-        convolution.padding,
-        groups=convolution.groups,
-    )
-    return F.relu6(x, inplace=True) if clamped else x
+def _folded(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block in evaluation mode, in which BatchNorm is part of the convolution."""
+    for convolution, norm, clamped in _units(block):
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        x = F.conv2d(
+            x,
+            convolution.weight * scale.reshape(-1, 1, 1, 1),
+            norm.bias - norm.running_mean * scale,
+            convolution.stride,
+            convolution.padding,
+            groups=convolution.groups,
+        )
+        if clamped:
+            x = F.relu6(x, inplace=True)
+    return x
 
 
 class _NormClamp(torch.autograd.Function):

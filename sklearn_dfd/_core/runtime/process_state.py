@@ -62,6 +62,10 @@ class ForkGate:
 fork_gate = ForkGate()
 
 
+# held while a state is entered or left, and while a process forks: none is forked half-entered
+_entering = threading.RLock()
+
+
 class WhileAny:
     """A setting of the whole process: set by the first thread that needs it, undone by the last.
 
@@ -76,7 +80,6 @@ class WhileAny:
 
     def __init__(self, make_context: Callable[[], AbstractContextManager[Any]]) -> None:
         self._make_context = make_context
-        self._lock = threading.RLock()
         self._inside: Counter[int] = Counter()  # how many times each thread is inside
         self._context: AbstractContextManager[Any] | None = None
         _of_this_process.add(self)
@@ -85,7 +88,7 @@ class WhileAny:
     def __call__(self) -> Iterator[None]:
         """Hold the state until the block ends."""
         me = threading.get_ident()
-        with fork_gate.section(), self._lock:
+        with _entering:
             if self._context is None:
                 context = self._make_context()
                 context.__enter__()
@@ -94,24 +97,22 @@ class WhileAny:
         try:
             yield
         finally:
-            with fork_gate.section(), self._lock:
+            with _entering:
                 if me in self._inside:  # unlike in a process that another thread has forked
                     self._inside[me] -= 1
                     if not self._inside[me]:
                         del self._inside[me]
-                    self._leave_if_empty()
-
-    def _leave_if_empty(self) -> None:
-        if not self._inside and self._context is not None:
-            context, self._context = self._context, None
-            context.__exit__(None, None, None)
+                    if not self._inside and self._context is not None:
+                        context, self._context = self._context, None
+                        context.__exit__(None, None, None)
 
     def begin_in_child(self) -> None:
         """Forget the threads that a forked process does not have."""
         me = threading.get_ident()
-        self._lock = threading.RLock()
+        if self._inside and me not in self._inside and self._context is not None:
+            self._context.__exit__(None, None, None)
+            self._context = None
         self._inside = Counter({me: self._inside[me]} if me in self._inside else {})
-        self._leave_if_empty()
 
 
 class ThreadLock:
@@ -146,9 +147,20 @@ def is_forked() -> bool:
     return _forked
 
 
+def _before_fork() -> None:
+    fork_gate.close()
+    _entering.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _entering.release()
+    fork_gate.open()
+
+
 def _begin_in_child() -> None:
     global _forked
     _forked = True
+    _entering.release()
     fork_gate.open_in_child()
     for state in _of_this_process:
         state.begin_in_child()
@@ -156,7 +168,7 @@ def _begin_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=fork_gate.close,
-        after_in_parent=fork_gate.open,
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
         after_in_child=_begin_in_child,
     )
