@@ -23,6 +23,9 @@ from sklearn_dfd.weights import load_weights
 # so that what fails in their assertions is shown
 pytest.register_assert_rewrite("same_weights", "stored_rows")
 
+# a script for the type checker, which is not run
+collect_ignore = ["typed"]
+
 # what `pytest -n auto` shares out --------------------------------------------------------------
 
 #: Tests that start many processes or watch memory run one at a time; they last longest, so first.

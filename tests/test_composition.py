@@ -259,7 +259,7 @@ def test_pipeline_with_routing_transforms_the_validation_images(
 
 
 def test_images_as_validation_rows_are_refused(pipe, photos, X):
-    with pytest.raises(ValueError, match="dim"):
+    with pytest.raises(ValueError, match=r"X_val is an array of shape .* takes rows of features"):
         pipe.fit(X, photos.target, classifier__X_val=X[:8], classifier__y_val=photos.target[:8])
 
 

@@ -17,12 +17,12 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn_dfd import (
     DeepFakeClassifier,
     MobileNetV2Features,
-    feature_matrix,
     make_deepfake_pipeline,
 )
 from sklearn_dfd._core.images.sources import ImageView
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.exceptions import ImageError
+from sklearn_dfd.export import _feature_matrix as feature_matrix
 from sklearn_dfd.export import extract_feature_matrix
 
 

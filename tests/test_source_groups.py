@@ -220,7 +220,7 @@ def test_views_belong_to_their_photograph_whatever_they_show(photos, tmp_path):
 
 
 def test_identical_images_that_show_nothing_are_copies():
-    grey = np.full((3, 20, 30), 7, np.uint8)
+    grey = np.full((3, 20, 30, 1), 7, np.uint8)
     grey[1] = 8
     pairs, similarity = find_copies(grey)
     assert pairs.tolist() == [[0, 2]]
