@@ -38,9 +38,9 @@ EXTRAS = "demo,distributed,explain,onnx,skops,table"
 NIGHTLY_INDEX = os.environ.get("DFD_NIGHTLY_INDEX")
 
 
-def python(session, *arguments):
+def python(session, *arguments, **environment):
     """Run this environment's Python."""
-    session.run(sys.executable, *arguments, external=True)
+    session.run(sys.executable, *arguments, env=environment, external=True)
 
 
 def lower_bounds():
@@ -94,8 +94,7 @@ def lint(session):
 @nox.session(venv_backend="none")
 def docs(session):
     """Build the documentation with the output of the examples, in docs/_build."""
-    env = {"MPLBACKEND": "Agg", **os.environ}
-    python(session, *"-m sphinx -q -W -b html docs docs/_build".split(), env=env)
+    python(session, *"-m sphinx -q -W -b html docs docs/_build".split(), MPLBACKEND="Agg")
 
 
 @nox.session(reuse_venv=True)
