@@ -56,13 +56,15 @@ def wheel(dist):
 
 
 def imported_at_once(source):
-    """First parts of the names of what a module imports, but for imports within functions."""
+    """First parts of the names of what a module imports, but for imports in functions and for type checkers."""
     nodes = [ast.parse(source)]
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module.split(".")[0]
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue  # for type checkers alone
         elif not isinstance(node, ast.FunctionDef):
             nodes.extend(ast.iter_child_nodes(node))
 
