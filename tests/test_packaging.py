@@ -56,7 +56,7 @@ def wheel(dist):
 
 
 def imported_at_once(source):
-    """First parts of the names of what a module imports, but for imports in functions and for type checkers."""
+    """Yield the first part of each imported name, except in functions and for type checkers."""
     nodes = [ast.parse(source)]
     for node in nodes:
         if isinstance(node, ast.Import):
