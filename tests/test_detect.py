@@ -380,6 +380,8 @@ def test_polars_rows_stay_in_order(pipe, files):
         pd.testing.assert_frame_equal(table, expected)
 
 
+# pandas 2 warns of it in concat, which is what the table is for
+@pytest.mark.filterwarnings("ignore:The behavior of array concatenation:FutureWarning")
 @pytest.mark.parametrize(
     "nothing",
     [
