@@ -11,7 +11,7 @@ _WEIGHTS = str(Path(_FILE).resolve()) if _FILE else "random"
 SETTINGS: dict[str, dict[str, str] | None] = {
     "quickstart.py": {"DFD_N_SAMPLES": "200"},
     "source_groups.py": {"DFD_EDITS": "13"},
-    "leakage.py": {"DFD_N_SAMPLES": "120"},
+    "leakage.py": {"DFD_N_SAMPLES": "60", "DFD_VIEWS": "2", "DFD_EPOCHS": "4"},
     "augmentation.py": {"DFD_N_SAMPLES": "80", "DFD_VIEWS": "2"},
     "robustness.py": {"DFD_N_SAMPLES": "120", "DFD_RESAMPLES": "100"},
     "gradcam.py": {"DFD_N_SAMPLES": "240"},
