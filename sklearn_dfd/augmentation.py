@@ -371,8 +371,8 @@ class ImageAugmenter(BaseEstimator):
         "X": "no_validation",
         "y": ["array-like", None],
         "groups": ["array-like", None],
-        **ImageAugmenter._parameter_constraints,
-    },
+    }
+    | ImageAugmenter._parameter_constraints,
     prefer_skip_nested_validation=True,
 )
 def augment(

@@ -99,7 +99,7 @@ def equal_error_rate(
 
 
 @validate_params(
-    {**_CURVE_CONSTRAINTS, "max_fpr": [Interval(Real, 0, 1, closed="both")]},
+    _CURVE_CONSTRAINTS | {"max_fpr": [Interval(Real, 0, 1, closed="both")]},
     prefer_skip_nested_validation=True,
 )
 def tpr_at_fpr(

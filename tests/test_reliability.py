@@ -111,7 +111,7 @@ def test_fork_while_threads_hold_what_the_child_needs():
         assert store.claim([b"taken on by a thread of the parent"], "me")
 
     process = multiprocessing.get_context("fork").Process(target=child)
-    with decoding._loading, decoding._silenced_for_all._lock, warnings.catch_warnings():
+    with decoding._loading, decoding._silenced_for_all(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
     process.join(30)

@@ -149,8 +149,8 @@ _LOADER_CONSTRAINTS: dict[str, list[object]] = {
 
 
 @validate_params(
-    {
-        **_LOADER_CONSTRAINTS,
+    _LOADER_CONSTRAINTS
+    | {
         "class_names": [list, tuple, np.ndarray, None],
         "group_pattern": [str, re.Pattern, callable, None],
     },
