@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from sklearn_dfd._core.images.decoding import load_rgb
-from sklearn_dfd._core.images.sources import read_all
+from sklearn_dfd._core.images.reading import read_all
 
 # centre and half-axes, in shares of the sides
 _PARTS = {

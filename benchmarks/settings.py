@@ -27,7 +27,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd._core.images.decoding import to_rgb
-from sklearn_dfd._core.images.sources import read_all
+from sklearn_dfd._core.images.reading import read_all
 from sklearn_dfd.augmentation import View
 from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.feature_store import FeatureStore

@@ -15,13 +15,13 @@ from sklearn.utils.validation import column_or_1d
 from sklearn_dfd._core.groups import check_groups, check_groups_of_views
 from sklearn_dfd._core.images.decoding import to_rgb
 from sklearn_dfd._core.images.distortions import DISTORTIONS
+from sklearn_dfd._core.images.reading import read_all
 from sklearn_dfd._core.images.sources import (
     ImageLike,
     ImageView,
     as_image_list,
     describe,
     number_by_origin,
-    read_all,
 )
 from sklearn_dfd._core.sklearn_private import (
     Interval,

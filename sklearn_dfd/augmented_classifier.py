@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_para
 
 from sklearn_dfd._core.callbacks import CallbackSupportMixin, training_data
 from sklearn_dfd._core.images.decoding import to_rgb
-from sklearn_dfd._core.images.sources import as_image_list, read_all
+from sklearn_dfd._core.images.reading import read_all
+from sklearn_dfd._core.images.sources import as_image_list
 from sklearn_dfd._core.persistence import restored_state, saved_state
 from sklearn_dfd._core.sklearn_private import HasMethods, Interval, fit_context
 from sklearn_dfd.augmentation import ImageAugmenter, Recipe, View, augment

@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
 )
 
 from sklearn_dfd._core.callbacks import CallbackSupportMixin, NoCallbacks, training_data
-from sklearn_dfd._core.feature_rows import check_layer, check_same_origin, origin_of
+from sklearn_dfd._core.feature_rows import FeatureRows, check_origin, origin_of
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.images.sources import images_in
 from sklearn_dfd._core.network.fitting import Fitting, one_cycle
@@ -532,7 +532,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return X, y, check_sample_weight(sample_weight, X, ensure_non_negative=True)
 
     def _check_features(self, X, *, reset, name="X") -> Any:
-        images = images_in(X)
+        images = None if isinstance(X, FeatureRows) else images_in(X)
         if images is not None:
             raise ValueError(
                 f"{name} {images}, and {type(self).__name__} takes rows of features, of shape "
@@ -560,10 +560,12 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         """Raise if the trunk that made the rows is not the one that the tail continues."""
         if origin is None:
             return
-        check_layer(origin, self.layer if reset else self._fitted_shape[0], name)
         if not reset:
-            check_same_origin(origin, getattr(self, "_origin", None), name)  # not in older files
-        elif origin.fingerprint and self.layer not in ("pool", LAST_BLOCK):
+            fitted = getattr(self, "_origin", None)  # older files lack it
+            check_origin(origin, self._fitted_shape[0], fitted, name)
+            return
+        check_origin(origin, self.layer, None, name)
+        if origin.fingerprint and self.layer not in ("pool", LAST_BLOCK):
             arrays = load_weights(self.weights)
             own = fingerprint({key: arrays[key] for key in trunk_names(self.layer)})
             if own != origin.fingerprint:

@@ -18,7 +18,8 @@ from sklearn_dfd._core.axes import COLORS, axes_for, tidy
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.images.decoding import RawImage, check_header, to_rgb
 from sklearn_dfd._core.images.distortions import DISTORTIONS, check_level, distort
-from sklearn_dfd._core.images.sources import as_image_list, read_all
+from sklearn_dfd._core.images.reading import read_all
+from sklearn_dfd._core.images.sources import as_image_list
 from sklearn_dfd._core.sklearn_private import HasMethods, Interval, validate_params
 from sklearn_dfd._core.validation import check_same_two_classes, import_extra
 from sklearn_dfd.metrics import bootstrap_interval

@@ -22,7 +22,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from sklearn_dfd import MobileNetV2Features, augmentation
 from sklearn_dfd._core.images.decoding import content_digest, load_rgb, squash, to_rgb
-from sklearn_dfd._core.images.sources import read_all, read_source
+from sklearn_dfd._core.images.reading import read_all, read_source
 from sklearn_dfd.augmentation import ImageAugmenter, View, augment
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.exceptions import ImageError
@@ -141,7 +141,7 @@ def test_view_is_the_same_in_another_process(path):
     code = (
         "import pickle, sys, hashlib\n"
         "from sklearn_dfd._core.images.decoding import load_rgb\n"
-        "from sklearn_dfd._core.images.sources import read_source\n"
+        "from sklearn_dfd._core.images.reading import read_source\n"
         "for view in pickle.load(sys.stdin.buffer):\n"
         "    print(hashlib.sha256(load_rgb(read_source(view), 32)).hexdigest())\n"
     )

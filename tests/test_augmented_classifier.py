@@ -18,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_dfd import MobileNetV2Features, make_deepfake_pipeline
 from sklearn_dfd._core.images.decoding import to_rgb
-from sklearn_dfd._core.images.sources import read_all
+from sklearn_dfd._core.images.reading import read_all
 from sklearn_dfd.augmentation import ImageAugmenter, View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos

@@ -8,13 +8,8 @@ import pytest
 from image_files import DISPLAY_P3, encode, photo, picture, profile
 from PIL import Image, ImageCms, ImageOps
 
-from sklearn_dfd._core.images.decoding import (
-    content_digest,
-    feature_digest,
-    load_rgb,
-    to_rgb,
-)
-from sklearn_dfd._core.images.sources import read_all
+from sklearn_dfd._core.images.decoding import content_digest, feature_digest, load_rgb, to_rgb
+from sklearn_dfd._core.images.reading import read_all
 from sklearn_dfd.augmentation import View
 from sklearn_dfd.robustness import distort
 

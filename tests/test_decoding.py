@@ -11,7 +11,7 @@ from image_files import RGB, encode, photo, picture
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from sklearn_dfd._core.images.decoding import check_header, content_digest, load_rgb, to_rgb
-from sklearn_dfd._core.images.sources import read_source
+from sklearn_dfd._core.images.reading import read_source
 
 # to_rgb ------------------------------------------------------------------------------------------
 

@@ -22,7 +22,8 @@ from sklearn_dfd._core.images.decoding import (
     load_rgb,
     to_rgb,
 )
-from sklearn_dfd._core.images.sources import as_image_list, read_source
+from sklearn_dfd._core.images.reading import read_source
+from sklearn_dfd._core.images.sources import as_image_list
 
 # check_header ------------------------------------------------------------------------------------
 

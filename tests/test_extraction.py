@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn_dfd import feature_store
 from sklearn_dfd._core import extraction
 from sklearn_dfd._core.extraction import Extraction
-from sklearn_dfd._core.images import sources
+from sklearn_dfd._core.images import reading
 from sklearn_dfd.augmentation import View
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner
 
@@ -200,7 +200,7 @@ def test_of_a_photograph_and_its_views_the_photograph_is_decoded(bad_files, file
 def test_a_photograph_beside_its_mirror_image_is_read_and_decoded_once(files, store, monkeypatch):
     counts = {"read": 0, "decoded": 0}
 
-    def read(source, original=sources.read_source):
+    def read(source, original=reading.read_source):
         counts["read"] += 1
         return original(source)
 
@@ -208,7 +208,7 @@ def test_a_photograph_beside_its_mirror_image_is_read_and_decoded_once(files, st
         counts["decoded"] += 1
         return original(*args)
 
-    monkeypatch.setattr(sources, "read_source", read)
+    monkeypatch.setattr(reading, "read_source", read)
     monkeypatch.setattr(extraction, "load_rgb", decode)
     paths = [str(path) for path in files]
     both = [x for path in paths for x in (path, View(path, 0, "mirrored"))]

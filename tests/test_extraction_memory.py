@@ -12,7 +12,7 @@ from counted_extraction import RECIPE, SIDE, WIDTH, Network, extract, make_pixel
 
 from sklearn_dfd._core import extraction
 from sklearn_dfd._core.extraction import Extraction
-from sklearn_dfd._core.images import sources
+from sklearn_dfd._core.images import reading
 from sklearn_dfd.feature_store import MemoryStore
 
 pytestmark = pytest.mark.usefixtures("no_endless_waiting")
@@ -84,8 +84,8 @@ def test_few_files_are_in_memory_during_the_survey(tmp_path, monkeypatch, pool):
         def __del__(self):
             census.died()
 
-    census, read_source = Census(), sources.read_source
-    monkeypatch.setattr(sources, "read_source", lambda source: Content(read_source(source)))
+    census, read_source = Census(), reading.read_source
+    monkeypatch.setattr(reading, "read_source", lambda source: Content(read_source(source)))
     files = write(tmp_path, make_pixels(800))
     monkeypatch.setattr(extraction, "_HELD_BYTES", sum(os.path.getsize(f) for f in files[:100]))
     job = Extraction(files, WIDTH, RECIPE, MemoryStore(10**9), pool)
@@ -98,13 +98,13 @@ def test_few_files_are_in_memory_during_the_survey(tmp_path, monkeypatch, pool):
 
 @pytest.mark.parametrize(("held", "n_read"), [(2**20, 80), (0, 160)])
 def test_files_that_are_held_are_not_read_again(held, n_read, files, monkeypatch, store):
-    read, read_source = [], sources.read_source
+    read, read_source = [], reading.read_source
 
     def counted(source):
         read.append(source)
         return read_source(source)
 
-    monkeypatch.setattr(sources, "read_source", counted)
+    monkeypatch.setattr(reading, "read_source", counted)
     monkeypatch.setattr(extraction, "_HELD_BYTES", held)
     job = extract(files[:80], rows_of, store)
     assert len(read) == n_read

@@ -24,13 +24,8 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 from sklearn_dfd._core.images.decoding import check_header, content_digest, load_rgb, to_rgb
-from sklearn_dfd._core.images.sources import (
-    ImageView,
-    as_image_list,
-    describe,
-    number_by_origin,
-    read_source,
-)
+from sklearn_dfd._core.images.reading import read_source
+from sklearn_dfd._core.images.sources import ImageView, as_image_list, describe, number_by_origin
 from sklearn_dfd.exceptions import ImageError
 
 # as_image_list -----------------------------------------------------------------------------------

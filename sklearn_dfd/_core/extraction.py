@@ -21,11 +21,12 @@ from sklearn_dfd._core.images.decoding import (
     RawImage,
     check_header,
     feature_digest,
+    innermost,
     load_rgb,
     pixel_limit,
-    size_in_memory,
 )
-from sklearn_dfd._core.images.sources import Reader, origin_of
+from sklearn_dfd._core.images.reading import Reader
+from sklearn_dfd._core.images.sources import origin_of
 from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner, row_key
 
@@ -200,7 +201,7 @@ class Extraction:
         for key in self.missing.keys() - self._settled:
             image, held = origin_of(self.images[self.missing[key][0]]), self._held.pop(key, None)
             keys_of.setdefault(id(image), []).append(key)
-            sources.setdefault(id(image), (image, None if held is None else _original(held)))
+            sources.setdefault(id(image), (image, None if held is None else innermost(held)))
         origins = list(sources)
         for start in range(0, len(origins), _CHUNK):
             parts = _slices(origins[start : start + _CHUNK])
@@ -233,7 +234,7 @@ class Extraction:
         self, rows_of: dict[bytes, list[int]], raws: dict[bytes, RawImage]
     ) -> None:
         """Note what is wrong with headers, and strike those images off ``rows_of``."""
-        originals = {key: _original(raws[key]) for key in rows_of}
+        originals = {key: innermost(raws[key]) for key in rows_of}
         distinct = list({id(raw): raw for raw in originals.values()}.values())
         faults = dict(zip(map(id, distinct), self._map(self._header_faults, distinct), strict=True))
         for key, raw in originals.items():
@@ -254,7 +255,8 @@ class Extraction:
 
     def _hold(self, key: bytes, raw: RawImage) -> None:
         """Keep what was read until it is decoded, while there is room."""
-        n_bytes = size_in_memory(raw)
+        file = innermost(raw)
+        n_bytes = len(file) if isinstance(file, bytes) else 0
         if self._n_held_bytes + n_bytes <= _HELD_BYTES:
             self._held[key] = raw
             self._n_held_bytes += n_bytes
@@ -288,7 +290,8 @@ class Extraction:
                 yield mine[start : start + batch_size]
             others = {key: self.missing[key] for key in chunk if key not in ours}
             n_others = len(others)
-            self._fill(others)
+            if others:
+                self._fill(others)
             self._settled.update(set(chunk) - ours - others.keys())
             progress(n_others - len(others))
             todo.extend(others)
@@ -348,12 +351,6 @@ _Ran: TypeAlias = tuple[_Outcome, Any]
 
 def _slices(items: Sequence[_In]) -> list[Sequence[_In]]:
     return [items[i : i + _SLICE] for i in range(0, len(items), _SLICE)]
-
-
-def _original(raw: RawImage) -> RawImage:
-    while isinstance(raw, DerivedImage):
-        raw = raw.raw
-    return raw
 
 
 class _Squares:

@@ -81,8 +81,10 @@ def origin_of(X: Any) -> Origin | None:
     return Origin("pool" if match[2] else int(match[1]), None, None)
 
 
-def check_layer(origin: Origin, layer: int | str, name: str) -> None:
-    """Check that a tail continues the trunk that made rows.
+def check_origin(
+    origin: Origin, layer: int | str, fitted: tuple[Any, ...] | None, name: str
+) -> None:
+    """Check that rows were made by the trunk that a tail continues, or was fitted after.
 
     Parameters
     ----------
@@ -90,13 +92,15 @@ def check_layer(origin: Origin, layer: int | str, name: str) -> None:
         What made the rows.
     layer : int or "pool"
         The block that the tail follows. With ``"pool"`` a head is trained on rows of any kind.
+    fitted : tuple or None
+        The fields of the origin of the rows in ``fit``; None if they are not known, or in ``fit``.
     name : str
         What the message calls the rows.
 
     Raises
     ------
     ValueError
-        If the trunk ends at another block.
+        If the trunk ends at another block, or something that is known of both origins differs.
     """
     if layer not in ("pool", origin.layer):
         raise ValueError(
@@ -105,25 +109,6 @@ def check_layer(origin: Origin, layer: int | str, name: str) -> None:
             f"make_deepfake_pipeline(layer={origin.layer!r}), or in a search "
             'param_grid=[{"features__layer": [k], "classifier__layer": [k]} for k in (10, 15)].'
         )
-
-
-def check_same_origin(origin: Origin, fitted: tuple[Any, ...] | None, name: str) -> None:
-    """Check that rows were made as those that a classifier was fitted on.
-
-    Parameters
-    ----------
-    origin : Origin
-        What made the rows.
-    fitted : tuple or None
-        The fields of the origin of the rows in ``fit``; None if it is not known.
-    name : str
-        What the message calls the rows.
-
-    Raises
-    ------
-    ValueError
-        If something that is known of both differs.
-    """
     for what, was, now in zip(Origin._fields, fitted or origin, origin, strict=True):
         if None not in (was, now) and was != now:
             what = "weights of the fingerprint" if what == "fingerprint" else what

@@ -3,9 +3,8 @@
 import importlib
 import sys
 import warnings
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 _ADDRESSES = {
     "sklearn_dfd.distortions": {"distort": "sklearn_dfd.robustness"},
@@ -19,25 +18,20 @@ _ADDRESSES = {
 
 def keep_old_addresses() -> None:
     """Let Python's import find modules of release 0.1.0, with what was documented there."""
-    if not any(isinstance(finder, _OldModules) for finder in sys.meta_path):
-        sys.meta_path.append(_OldModules())
+    for address in _ADDRESSES:
+        package, _, name = address.rpartition(".")
+        module = sys.modules.setdefault(address, _OldModule(address))
+        setattr(sys.modules[package], name, module)  # as an import would
 
 
-class _OldModules(MetaPathFinder, Loader):
-    def find_spec(self, fullname, path=None, target=None):
-        return ModuleSpec(fullname, self) if fullname in _ADDRESSES else None
-
-    def exec_module(self, module: ModuleType) -> None:
-        addresses = _ADDRESSES[module.__name__]
-
-        def __getattr__(name):
-            if name not in addresses:
-                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-            warnings.warn(
-                f"{module.__name__}.{name} is at {addresses[name]}.{name} now.",
-                FutureWarning,
-                stacklevel=2,
-            )
-            return getattr(importlib.import_module(addresses[name]), name)
-
-        module.__getattr__ = __getattr__  # type: ignore[method-assign]
+class _OldModule(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        addresses = _ADDRESSES[self.__name__]
+        if name not in addresses:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        warnings.warn(
+            f"{self.__name__}.{name} is at {addresses[name]}.{name} now.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module(addresses[name]), name)

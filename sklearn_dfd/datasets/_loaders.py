@@ -13,7 +13,8 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_dfd._core.images.decoding import content_digest, to_rgb
-from sklearn_dfd._core.images.sources import describe, read_source
+from sklearn_dfd._core.images.reading import read_source
+from sklearn_dfd._core.images.sources import describe
 from sklearn_dfd._core.sklearn_private import StrOptions, validate_params
 from sklearn_dfd.datasets._folders import (
     GroupPattern,

@@ -18,7 +18,8 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 from torch import nn
 
 from sklearn_dfd._core.images.decoding import load_rgb, to_rgb
-from sklearn_dfd._core.images.sources import as_image_list, describe, read_all, read_source
+from sklearn_dfd._core.images.reading import read_all, read_source
+from sklearn_dfd._core.images.sources import as_image_list, describe
 from sklearn_dfd._core.network.mobilenet import Trunk, feature_shape
 from sklearn_dfd._core.network.onnx_graph import OnnxGraph
 from sklearn_dfd._core.runtime.devices import own_torch_state

@@ -17,7 +17,8 @@ from torch import nn
 
 from sklearn_dfd._core.axes import axes_for
 from sklearn_dfd._core.images.decoding import squash, to_rgb
-from sklearn_dfd._core.images.sources import as_image_list, read_all
+from sklearn_dfd._core.images.reading import read_all
+from sklearn_dfd._core.images.sources import as_image_list
 from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, Trunk
 from sklearn_dfd._core.runtime.devices import own_torch_state
 from sklearn_dfd._core.validation import Label, import_extra, resolve_pos_label

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from sklearn_dfd._core.copies.thumbnails import matches, thumbnail
 from sklearn_dfd._core.images.decoding import DerivedImage, RawImage, content_digest, to_rgb
-from sklearn_dfd._core.images.sources import as_image_list, describe, read_all
+from sklearn_dfd._core.images.reading import read_all
+from sklearn_dfd._core.images.sources import as_image_list, describe
 from sklearn_dfd._core.sklearn_private import Interval, validate_params
 from sklearn_dfd.exceptions import LeakageError
 

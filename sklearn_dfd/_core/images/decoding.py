@@ -55,12 +55,6 @@ class DerivedImage(NamedTuple):
 #: pixel, shows nothing.
 MIN_SIDE = 2
 
-#: What may be passed as an image, for messages.
-AN_IMAGE_IS = (
-    "an image is a path, a PIL image, a uint8 array of shape (H, W), (H, W, 1), (H, W, 3) or "
-    "(H, W, 4) in RGB order, the bytes of an image file, or a binary file object"
-)
-
 #: Formats that are never opened: EPS starts Ghostscript and WMF Windows' own renderer on bytes of
 #: unknown origin, and IPTC is a container that may hold either. BLP and FITS are containers, too;
 #: they unpack their content at once, beyond the limit of time and, in older releases of Pillow, of
@@ -88,78 +82,6 @@ _TRANSPOSE: dict[object, Image.Transpose] = {  # EXIF orientation -> what turns 
 # Loading fills a PIL image in place, which is not safe in two threads at once, and one image may
 # stand in several rows. One lock serves all images: those passed as PIL images are mostly decoded.
 _loading = ThreadLock()
-
-
-def check_array(image: npt.NDArray[np.generic], *, n_axes: int, name: str) -> None:
-    """Check dtype and shape of one image (two axes without channels) or of several (three).
-
-    Parameters
-    ----------
-    image : ndarray
-        One image or several.
-    n_axes : {2, 3}
-        Number of axes without that of the channels.
-    name : str
-        What the message calls the array.
-
-    Raises
-    ------
-    TypeError
-        If the array is not of dtype uint8; the message says how to convert its values.
-    ValueError
-        If the shape is not that of images.
-    """
-    variable = "X" if n_axes == 3 else "image"
-    if image.dtype != np.uint8:
-        raise TypeError(
-            f"{name} is an array of {image.dtype}, uint8 from 0 to 255 is expected: "
-            f"{_how_to_convert(image, variable)}"
-        )
-    if image.ndim == n_axes + 1 and image.shape[-1] not in (1, 3, 4):
-        first = n_axes - 2
-        channels_first = image.shape[first] in (1, 3, 4)
-        raise ValueError(
-            f"{name} has shape {image.shape}, {image.shape[-1]} channels on its last axis where 1, "
-            "3 or 4 are expected"
-            + (
-                f": move the channels last, np.moveaxis({variable}, {first}, -1)"
-                if channels_first
-                else ""
-            )
-        )
-    if image.ndim not in (n_axes, n_axes + 1):
-        raise ValueError(f"{name} has shape {image.shape}; {AN_IMAGE_IS}")
-
-
-def _how_to_convert(image: npt.NDArray[np.generic], name: str) -> str:
-    """Say how values of another dtype become uint8, by what they are."""
-    if image.dtype.kind not in "biuf":
-        return "values like these are no pixels"
-    if image.size == 0:
-        return f"{name}.astype(np.uint8)"
-    if image.dtype.kind == "b":
-        return f"np.uint8(255) * {name} where True is white"
-    if not np.isfinite(image).all():
-        return "some of its values are not finite, replace them first"
-    low, high = image.min().item(), image.max().item()
-    found = f"its values are from {low:.4g} to {high:.4g}"
-    if low < 0:
-        return (
-            f"{found}, as after a normalisation: undo it first, such as {name} * std + mean, until "
-            "0 is black"
-        )
-    if image.dtype.kind == "f" and high <= 1:
-        return f"{found}, convert them with np.rint(255 * {name}).astype(np.uint8)"
-    if high <= 1:
-        return f"{found}, convert them with {name}.astype(np.uint8) * np.uint8(255) if 1 is white"
-    if high <= 255:
-        rounded = f"np.rint({name})" if image.dtype.kind == "f" else name
-        return f"{found}, convert them with {rounded}.astype(np.uint8)"
-    white = 65535 if high <= 65535 else high
-    return (
-        f"{found}, convert them with np.rint({name} * (255 / {white:.10g})).astype(np.uint8) if "
-        f"{white:.10g} is white"
-    )
 
 
 def content_digest(raw: RawImage) -> bytes:
@@ -235,7 +157,7 @@ def decoding_mark(raw: RawImage, max_pixels: int | None = None) -> bytes:
     -------
     mark : bytes
     """
-    raw = _innermost(raw)
+    raw = innermost(raw)
     if isinstance(raw, np.ndarray):
         return b""
     lenient = b"truncated" if ImageFile.LOAD_TRUNCATED_IMAGES else b""
@@ -243,7 +165,8 @@ def decoding_mark(raw: RawImage, max_pixels: int | None = None) -> bytes:
         if not may_hold_a_profile(raw):
             return lenient
         try:
-            image = _open(raw, max_pixels)
+            with _guarded(max_pixels):
+                image: Image.Image = _open(raw, max_pixels)
         except ValueError:  # which is reported when its header is checked
             return lenient
     else:
@@ -254,13 +177,8 @@ def decoding_mark(raw: RawImage, max_pixels: int | None = None) -> bytes:
     return lenient + blake2b(profile, digest_size=16, person=b"to sRGB").digest()
 
 
-def size_in_memory(raw: RawImage) -> int:
-    """Return the number of bytes of the file that an image was read from; 0 for other images."""
-    raw = _innermost(raw)
-    return len(raw) if isinstance(raw, bytes) else 0
-
-
-def _innermost(raw: RawImage) -> bytes | Image.Image | npt.NDArray[np.uint8]:
+def innermost(raw: RawImage) -> bytes | Image.Image | npt.NDArray[np.uint8]:
+    """Return the image that a derived image is made from, however often; another one as it is."""
     while isinstance(raw, DerivedImage):
         raw = raw.raw
     return raw
@@ -291,7 +209,8 @@ def check_header(raw: RawImage, max_pixels: int | None = None) -> None:
         If the bytes begin no known image format, a side is shorter than `MIN_SIDE`, the image has
         more pixels than it may have, or its values have no defined white level.
     """
-    _open(_innermost(raw), max_pixels)
+    with _guarded(max_pixels):
+        _open(innermost(raw), max_pixels)
 
 
 def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
@@ -399,8 +318,8 @@ def _decoded(
     raw: bytes | Image.Image | npt.NDArray[np.uint8], max_pixels: int | None
 ) -> tuple[Image.Image, bytes | None]:
     """Return the upright RGB image, and the profile if its colours are still to be converted."""
-    image = _open(raw, max_pixels)
     with _guarded(max_pixels):
+        image = _open(raw, max_pixels)
         with _loading if image is raw else nullcontext():
             try:
                 image.load()
@@ -442,11 +361,13 @@ def _was_closed(image: Image.Image) -> bool:
 
 
 def _open(raw: bytes | Image.Image | npt.NDArray[np.uint8], max_pixels: int | None) -> Image.Image:
-    """Return a PIL image, not decoded yet, that passed the checks of `check_header`."""
+    """Return a PIL image, not decoded yet, that passed the checks of `check_header`.
+
+    For use within `_guarded`.
+    """
     if isinstance(raw, bytes):
-        image = _open_bytes(raw, max_pixels)
+        image: Image.Image = _open_bytes(raw)
     elif isinstance(raw, np.ndarray):
-        check_array(raw, n_axes=2, name="it")
         _check_side(raw.shape[1], raw.shape[0])
         pixels = raw[..., :3] if raw.ndim == 3 and raw.shape[-1] > 1 else raw.reshape(raw.shape[:2])
         image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -454,26 +375,25 @@ def _open(raw: bytes | Image.Image | npt.NDArray[np.uint8], max_pixels: int | No
         image = raw
     _check_side(image.width, image.height)
     if image.mode == "F":
-        raise ValueError(_no_white_level("floating point"))
+        raise _Fault(_no_white_level("floating point"))
+    if isinstance(raw, bytes):  # Pillow itself only warns up to twice its own limit
+        limit = pixel_limit(max_pixels)
+        if limit is not None and image.width * image.height > limit:
+            raise _Fault(_too_large(f"{image.width}x{image.height} pixels", max_pixels))
     return image
 
 
-def _open_bytes(raw: bytes, max_pixels: int | None) -> Image.Image:
-    with _guarded(max_pixels):
-        Image.preinit()  # the common formats come first, as Image.open tries them
-        Image.init()
-        try:
-            image = _identified(raw)
-        except UnidentifiedImageError:
-            if not register_plugin(raw):
-                raise _Fault(why_unreadable(raw)) from None
-            image = _identified(raw)
-        if image.format in ("JPEG", "MPO"):
-            image.decodermaxblock = _BLOCK
-    # Pillow itself only warns up to twice its own limit.
-    limit = pixel_limit(max_pixels)
-    if limit is not None and image.width * image.height > limit:
-        raise _too_large(f"{image.width}x{image.height} pixels", max_pixels)
+def _open_bytes(raw: bytes) -> ImageFile.ImageFile:
+    Image.preinit()  # the common formats come first, as Image.open tries them
+    Image.init()
+    try:
+        image = _identified(raw)
+    except UnidentifiedImageError:
+        if not register_plugin(raw):
+            raise _Fault(why_unreadable(raw)) from None
+        image = _identified(raw)
+    if image.format in ("JPEG", "MPO"):
+        image.decodermaxblock = _BLOCK
     return image
 
 
@@ -509,7 +429,7 @@ class _TimedBytes(io.BytesIO):
 
 def _check_side(width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE:
-        raise ValueError(
+        raise _Fault(
             f"the image is {width}x{height} pixels, each side must have at least {MIN_SIDE}"
         )
 
@@ -533,14 +453,14 @@ def _no_white_level(values: str) -> str:
     return f"its values are {values}, with no defined white level: save it as 8 bits"
 
 
-def _too_large(size: str, max_pixels: int | None = None) -> ValueError:
+def _too_large(size: str, max_pixels: int | None = None) -> str:
     if max_pixels is not None:
-        return ValueError(
+        return (
             f"the image is too large ({size}; max_pixels is {max_pixels}, raise it for files that "
             "you trust)"
         )
     limit = pixel_limit(None)
-    return ValueError(
+    return (
         f"the image is too large ({size}; PIL.Image.MAX_IMAGE_PIXELS is {limit} in this process; "
         "for files that you trust, raise it, or the parameter max_pixels, which worker processes "
         "know, too)"
@@ -556,7 +476,7 @@ def _guarded(max_pixels: int | None) -> Iterator[None]:
     except UnidentifiedImageError:
         raise ValueError("the bytes are of no image format that can be read") from None
     except Image.DecompressionBombError as error:
-        raise _too_large(str(error), max_pixels) from None
+        raise ValueError(_too_large(str(error), max_pixels)) from None
     except _Fault as fault:
         raise ValueError(str(fault)) from None
     except _TimeIsUp:

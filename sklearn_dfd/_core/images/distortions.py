@@ -10,7 +10,8 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
 from sklearn_dfd._core.images.decoding import MIN_SIDE, content_digest, to_rgb
-from sklearn_dfd._core.images.sources import ImageLike, read_all
+from sklearn_dfd._core.images.reading import read_all
+from sklearn_dfd._core.images.sources import ImageLike
 from sklearn_dfd._core.sklearn_private import Interval, StrOptions, validate_params
 
 __all__ = ["distort"]

@@ -1,42 +1,24 @@
 """Everything that may be passed as an image: what it is, where it is, and how messages name it.
 
-`as_image_list` turns what is passed as ``X`` into a sequence of sources without reading any.
-`read_source` reads one, and is the only step that touches the disk. It states what is wrong in a
-short sentence that does not name the image. The caller knows which one it is, names it with
-`describe`, and collects the sentences in one `ImageError`.
+`as_image_list` turns what is passed as ``X`` into a sequence of sources without reading any, and
+`describe` names one of them in a message.
 """
 
 import os
-import re
-import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import IO, Any, Protocol, TypeAlias, TypeVar, Union, runtime_checkable
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from typing import IO, Any, Protocol, TypeAlias, Union, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sklearn_dfd._core.images.decoding import (
-    AN_IMAGE_IS,
-    DerivedImage,
-    RawImage,
-    check_array,
-)
-from sklearn_dfd._core.messages import brief, on_one_line
-from sklearn_dfd._core.runtime.process_state import ThreadLock
+from sklearn_dfd._core.images.arrays import AN_IMAGE_IS, check_array
+from sklearn_dfd._core.messages import on_one_line
 from sklearn_dfd.exceptions import ImageError
-
-_MAX_BYTES = 2**30  # of a file: what is behind a path may have no end
-_URL = re.compile(r"(data:|[a-z][a-z0-9+.-]+:/)", re.IGNORECASE)
-_THAT_PYTHON_OPENS = re.compile(r"(data|https?|ftp|file):", re.IGNORECASE)
 
 #: Numbers of channels: of grey, colour, and colour with transparency.
 _CHANNELS = (1, 3, 4)
-
-# A file object has one position, and may stand in several rows.
-_reading = ThreadLock()
 
 
 @runtime_checkable
@@ -99,8 +81,6 @@ ImageLike: TypeAlias = Union[
     ImageView,
 ]
 
-_T = TypeVar("_T")
-
 
 def as_image_list(X: Any) -> Sequence[Any] | npt.NDArray[np.uint8]:
     """Turn what is passed as ``X`` into a sequence of images, without reading any.
@@ -153,7 +133,7 @@ def as_image_list(X: Any) -> Sequence[Any] | npt.NDArray[np.uint8]:
             f"X is a sparse matrix ({type(X).__name__}), but images are dense: pass X.toarray() if "
             "it holds pixels."
         )
-    if hasattr(X, "read") or _is_archive_path(X):
+    if hasattr(X, "read") or is_archive_path(X):
         raise TypeError(f"X is a single file ({describe(X)}): pass a list, [file].")
     if isinstance(X, np.ndarray):
         images = _from_array(X)
@@ -171,7 +151,7 @@ def as_image_list(X: Any) -> Sequence[Any] | npt.NDArray[np.uint8]:
         images = X.to_list()
     elif hasattr(X, "__array__"):  # a tensor
         raise TypeError(
-            f"X is a {_type_name(X)}: pass {_as_numpy(X, 'X')}, pixels of uint8 in RGB order with "
+            f"X is a {type_name(X)}: pass {as_numpy(X, 'X')}, pixels of uint8 in RGB order with "
             "the channels last."
         )
     elif isinstance(X, Iterator):
@@ -225,18 +205,18 @@ def _from_array(X: npt.NDArray[Any]) -> Sequence[Any] | npt.NDArray[np.uint8]:
     return X[..., np.newaxis] if X.ndim == 3 else X
 
 
-def _is_archive_path(source: Any) -> bool:
+def is_archive_path(source: Any) -> bool:
     return isinstance(source, _ArchivePath) and not isinstance(source, os.PathLike)
 
 
-def _type_name(source: Any) -> str:
+def type_name(source: Any) -> str:
     """Return the name of a type with the package that it comes from."""
     kind = type(source)
     package = kind.__module__.partition(".")[0]
     return kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
 
 
-def _as_numpy(tensor: Any, name: str) -> str:
+def as_numpy(tensor: Any, name: str) -> str:
     """Return the code that turns a tensor into an array of NumPy."""
     if type(tensor).__module__.partition(".")[0] == "torch":
         return f"{name}.detach().cpu().numpy()"
@@ -279,7 +259,7 @@ def describe(source: Any) -> str:
         return f"{memoryview(source).nbytes} bytes"
     if isinstance(source, ImageView):
         return f"view of {describe(source.source)}"
-    if _is_archive_path(source):
+    if is_archive_path(source):
         return repr(str(source))
     return _file_name(source, "name") or on_one_line(type(source).__name__)
 
@@ -379,231 +359,6 @@ def _origin(image: Any) -> Hashable:
     image = origin_of(image)
     if isinstance(image, str | os.PathLike):
         return os.fsdecode(image)
-    if _is_archive_path(image):
+    if is_archive_path(image):
         return str(image)
     return image if isinstance(image, bytes) else id(image)
-
-
-def read_source(source: Any) -> RawImage:
-    """Read one image: the bytes of a file; anything else is returned as it is.
-
-    Parameters
-    ----------
-    source : path, PIL image, ndarray of uint8, bytes-like, binary file object or ImageView
-        One item of what `as_image_list` returns. A path may begin with ``~`` and may be a
-        `zipfile.Path`. A file object is read from its beginning, and left at its position.
-
-    Returns
-    -------
-    raw : bytes, PIL image, ndarray or DerivedImage
-        The encoded bytes for paths, file objects and bytes; for a view, the content of its source
-        and how to make the view; otherwise ``source`` itself.
-
-    Raises
-    ------
-    OSError
-        If the path is not that of a regular file that can be read: FileNotFoundError,
-        IsADirectoryError, PermissionError, or OSError itself for pipes, devices, loops of links
-        and files of more than 1 GiB.
-    TypeError
-        If ``source`` is nothing that can be an image.
-    ValueError
-        If the file is empty or closed, no file can have this path, or an array has the wrong
-        shape.
-    """
-    if isinstance(source, str | os.PathLike):
-        return _read_file(source)
-    if isinstance(source, bytes | bytearray | memoryview):
-        if not memoryview(source).nbytes:
-            raise ValueError("there are no bytes in it")
-        return bytes(source)
-    if isinstance(source, np.ndarray):
-        check_array(source, n_axes=2, name="it")
-        return source
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, ImageView):
-        raw = read_source(source.source)
-        return DerivedImage(raw, source.signature, source.render, source.on_square)
-    if _is_archive_path(source):
-        return _read_from_archive(source)
-    if hasattr(source, "read"):
-        return _read_file_object(source)
-    if hasattr(source, "__array__") and hasattr(source, "shape") and hasattr(source, "dtype"):
-        raise TypeError(
-            f"it is a {_type_name(source)}: pass {_as_numpy(source, 'image')}, of dtype uint8 in "
-            "RGB order with the channels last"
-        )
-    raise TypeError(f"it is of type {type(source).__name__}; {AN_IMAGE_IS}")
-
-
-class Reader:
-    """Reads images one after another, and one that comes twice in a row once.
-
-    A photograph and its views thus share the bytes of one file.
-    """
-
-    def __init__(self) -> None:
-        self._source: Any = None
-        self._outcome: RawImage | Exception | None = None
-
-    def __call__(self, source: Any) -> RawImage:
-        """Read one image, as `read_source` does."""
-        if isinstance(source, ImageView):
-            raw = self(source.source)
-            return DerivedImage(raw, source.signature, source.render, source.on_square)
-        if source is not self._source or self._outcome is None:
-            try:
-                self._outcome = read_source(source)
-            except (OSError, ValueError, TypeError) as error:
-                self._outcome = error
-            self._source = source
-        if isinstance(self._outcome, Exception):
-            raise self._outcome
-        return self._outcome
-
-
-def read_all(
-    images: Sequence[Any] | npt.NDArray[np.uint8],
-    read: Callable[[RawImage], _T],
-    rows: Iterable[int] | None = None,
-    apply: Callable[..., Iterable[Any]] = map,
-) -> list[_T]:
-    """Read images, and raise one error for all of them that cannot be used.
-
-    Parameters
-    ----------
-    images : list or ndarray
-        What `as_image_list` returns.
-    read : callable
-        Function of what `read_source` returns, such as `decoding.to_rgb`.
-    rows : iterable of int, default=None
-        Which of the images to read; None for all.
-    apply : callable, default=map
-        Applies a function to each item as `map` does, such as the ``map`` of an executor.
-
-    Returns
-    -------
-    done : list
-        What `read` returned, one item per row.
-
-    Raises
-    ------
-    ImageError
-        If images cannot be used.
-    """
-    rows = range(len(images)) if rows is None else list(rows)
-    results = list(apply(partial(_read_or_fault, read), (images[row] for row in rows)))
-    failures = [
-        (row, describe(images[row]), fault)
-        for row, (_, fault) in zip(rows, results, strict=True)
-        if fault is not None
-    ]
-    if failures:
-        raise ImageError(failures, len(images), hint="Repair them, or leave them out.")
-    return [done for done, _ in results]
-
-
-def _read_or_fault(read: Callable[[RawImage], Any], source: Any) -> tuple[Any, str | None]:
-    try:
-        return read(read_source(source)), None
-    except (OSError, ValueError, TypeError) as error:
-        return None, str(error)
-
-
-def _read_file_object(file: Any) -> bytes:
-    """Read a binary file object from its beginning, and put its position back."""
-    if getattr(file, "closed", False):
-        raise ValueError("the file object is closed: pass its path, or read it before closing it")
-    with _reading:
-        try:
-            before = file.tell()
-            file.seek(0)
-            content = file.read(_MAX_BYTES + 1)
-            file.seek(before)
-        except (AttributeError, OSError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"the file object cannot be read more than once ({brief(error)}): pass the bytes "
-                "that its read() returns"
-            ) from None
-    if isinstance(content, str):
-        raise TypeError('it is a file opened as text: open it with the mode "rb"')
-    return _checked(content)
-
-
-def _read_from_archive(path: Any) -> bytes:
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder in an archive: pass the files in it")
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise FileNotFoundError("the file does not exist in the archive") from None
-    except IsADirectoryError:
-        raise
-    except Exception as error:  # of the archive's own: it may be damaged, closed or encrypted
-        raise OSError(f"the file cannot be read from the archive ({brief(error)})") from None
-    return _checked(content)
-
-
-def _checked(content: bytes) -> bytes:
-    if not content:
-        raise ValueError("the file is empty")
-    if len(content) > _MAX_BYTES:
-        raise OSError(_TOO_LONG)
-    return bytes(content)
-
-
-_TOO_LONG = f"it is larger than {_MAX_BYTES:,} bytes, as no photograph is"
-
-
-def _read_file(path: "str | os.PathLike[str]") -> bytes:
-    """Read a regular file, never waiting for a pipe or waking a device."""
-    path = os.path.expanduser(path)
-    try:
-        # Before opening, since that alone may wait or rewind a tape; and again afterwards, since
-        # the name may by then stand for something else, which O_NONBLOCK keeps from waiting.
-        _check_regular(os.stat(path))
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            _check_regular(os.fstat(file.fileno()))
-            content = file.read(_MAX_BYTES)  # it may grow meanwhile
-    except IsADirectoryError:
-        raise IsADirectoryError(
-            "it is a folder, not a file: pass the images in it, "
-            "sklearn_dfd.datasets.load_image_folder(path).data for one with a subfolder per class"
-        ) from None
-    except PermissionError:
-        raise PermissionError("there is no permission to read the file") from None
-    except OSError as error:  # the text of the system without the path that str(error) repeats
-        if _URL.match(os.fsdecode(path)):
-            raise FileNotFoundError(_what_to_do_with_a_url(os.fsdecode(path))) from None
-        if isinstance(error, FileNotFoundError):
-            raise FileNotFoundError("the file does not exist") from None
-        raise type(error)(f"the file cannot be read ({error.strerror or error})") from None
-    except ValueError as error:  # a NUL, or characters that the file system cannot encode
-        raise ValueError(f"no file can have this name ({brief(error)})") from None
-    if not content:
-        raise ValueError("the file is empty")
-    return content
-
-
-def _what_to_do_with_a_url(url: str) -> str:
-    if _THAT_PYTHON_OPENS.match(url):
-        return (
-            "it is a URL, and nothing is downloaded: pass the bytes, "
-            "urllib.request.urlopen(url).read(), or the path of the downloaded file"
-        )
-    return "it is a URL, and nothing is downloaded: pass the path of the downloaded file"
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _check_regular(status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError("it is a pipe, a socket or a device")
-    if status.st_size > _MAX_BYTES:
-        raise OSError(_TOO_LONG)
