@@ -2,8 +2,8 @@
 
 import datetime
 import platform
-import shutil
 import re
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
