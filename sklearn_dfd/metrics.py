@@ -1,6 +1,6 @@
 """Scores of image forensics that scikit-learn lacks, and confidence intervals for any score."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,6 +10,14 @@ from sklearn.metrics import make_scorer, roc_curve
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.multiclass import type_of_target
 
+from sklearn_dfd._core.bootstrap import (
+    Weighted,
+    equal_error_rates,
+    resampled,
+    tprs_at_fpr,
+    weighted_score,
+    weighted_scores,
+)
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.sklearn_private import Interval, validate_params
 from sklearn_dfd._core.validation import Label, resolve_pos_label
@@ -370,6 +378,9 @@ def bootstrap_interval(
 
     Notes
     -----
+    The ROC AUC, the accuracy and the two scores of this module are computed for all resamples
+    at once; any other metric is called for each.
+
     The detector is taken as given: the interval does not include the variation between detectors
     trained on other training sets. Scores from cross-validation, as below, come from several
     detectors and are treated as if they came from one.
@@ -425,23 +436,43 @@ def bootstrap_interval(
             )
         order = inside[np.argsort(codes[inside], kind="stable")]
         parts.append(np.split(order, np.flatnonzero(np.diff(codes[order])) + 1))
-    rng = check_random_state(random_state)
-    scores = []
-    for _ in range(n_resamples):
-        drawn = [_resample(rows_of, y_true, rng) for rows_of in parts]
-        scores.append(np.mean([metric(y_true[rows], y_score[rows]) for rows in drawn]))
+    draws = resampled(parts, y_true, n_resamples, check_random_state(random_state))
+    scores = _scores(metric, y_true, y_score, parts, draws)
     tail = (1 - confidence_level) / 2
     low, high = np.quantile(scores, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _resample(
-    rows_of: list[npt.NDArray[np.intp]], y_true: npt.NDArray[Any], rng: np.random.RandomState
-) -> npt.NDArray[np.intp]:
-    """Draw as many groups as there are, and again where only one of several classes is left."""
-    several_classes = len(np.unique(y_true[np.concatenate(rows_of)])) > 1
-    while True:
-        drawn = rng.randint(len(rows_of), size=len(rows_of))
-        rows = np.concatenate([rows_of[group] for group in drawn])
-        if not several_classes or (y_true[rows] != y_true[rows[0]]).any():
-            return rows
+def _scores(
+    metric: Callable[[Any, Any], float],
+    y_true: npt.NDArray[Any],
+    y_score: npt.NDArray[Any],
+    parts: list[list[npt.NDArray[np.intp]]],
+    draws: Iterator[list[npt.NDArray[np.intp]]],
+) -> npt.NDArray[np.float64]:
+    """Score each draw of groups: the mean over the parts, which are folds."""
+    by_weights = [_by_weights(metric, y_true, y_score, np.concatenate(part)) for part in parts]
+    known = [score for score in by_weights if score is not None]
+    if len(known) == len(parts):
+        of_parts = zip(known, parts, zip(*draws, strict=True), strict=True)
+        return np.mean([weighted_scores(*each) for each in of_parts], axis=0)
+    scores = []
+    for each in draws:
+        drawn = zip(parts, each, strict=True)
+        rows = [np.concatenate([part[group] for group in groups]) for part, groups in drawn]
+        scores.append(np.mean([metric(y_true[some], y_score[some]) for some in rows]))
+    return np.array(scores)
+
+
+def _by_weights(
+    metric: Callable[[Any, Any], float],
+    y_true: npt.NDArray[Any],
+    y_score: npt.NDArray[Any],
+    rows: npt.NDArray[np.intp],
+) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]] | None:
+    """Return the function of weights that equals a metric, if there is one, for some rows."""
+    own: dict[Any, Weighted] = {equal_error_rate: equal_error_rates, tpr_at_fpr: tprs_at_fpr}
+    score = weighted_score(metric, y_true[rows], y_score[rows], own)
+    if score is not None:
+        metric(y_true[rows], y_score[rows])  # refuses what the function of weights does not check
+    return score

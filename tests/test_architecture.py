@@ -37,6 +37,7 @@ ROOMS = (
     "_core/copies",
     "_core/network",
     "_core/groups",
+    "_core/bootstrap",
     "_core/images",
     "_core/runtime",
     "_core/feature_rows",

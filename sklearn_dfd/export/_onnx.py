@@ -17,6 +17,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 from torch import nn
 
+from sklearn_dfd._core.bootstrap import auc_lost
 from sklearn_dfd._core.images.decoding import load_rgb, to_rgb
 from sklearn_dfd._core.images.reading import read_all, read_source
 from sklearn_dfd._core.images.sources import as_image_list, describe
@@ -295,7 +296,7 @@ def measure_onnx_loss(
         pixels = np.asarray(image)[np.newaxis]
         probability[row, 1] = session.run(None, {"images": pixels})[0][0, 1]
     low, high = bootstrap_interval(
-        _auc_lost,
+        auc_lost,
         truth,
         probability,
         groups=groups,
@@ -307,17 +308,12 @@ def measure_onnx_loss(
     return Bunch(
         roc_auc=float(roc_auc_score(truth, probability[:, 0])),
         roc_auc_of_file=float(roc_auc_score(truth, probability[:, 1])),
-        lost=_auc_lost(truth, probability),
+        lost=auc_lost(truth, probability),
         low=low,
         high=high,
         mean_difference=float(difference.mean()),
         max_difference=float(difference.max()),
     )
-
-
-def _auc_lost(y: npt.NDArray[Any], both: npt.NDArray[np.float64]) -> float:
-    """Return the ROC AUC of the first column minus that of the second."""
-    return float(roc_auc_score(y, both[:, 0]) - roc_auc_score(y, both[:, 1]))
 
 
 def _add_tail(graph: OnnxGraph, tail: Any, x: str, shape: tuple[int, ...]) -> str:
