@@ -72,6 +72,7 @@ def stand_in_for_imagenet(weights_file, monkeypatch):
     monkeypatch.setattr(weights, "_imagenet_hash", lambda: digest)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("photographs", "stand_in_for_imagenet")
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
 def test_blocks_run(page):

@@ -35,6 +35,7 @@ def features(**parameters):
 # crashes -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 @pytest.mark.parametrize(("name", "n_kills"), [("extraction", 8), ("search", 2)])
 def test_killed_at_random_and_resumed(name, n_kills, tmp_path):

@@ -316,6 +316,7 @@ def test_bad_input(photos, tmp_path):
         check_leakage(photos[:1], [photos[1], view])
 
 
+@pytest.mark.slow
 def test_real_faces(real_faces):
     # Compared by eye, also with faces cut out with other margins, about a hundred fakes have their
     # photograph in the set.
