@@ -24,6 +24,7 @@ from sklearn_dfd._core.images.sources import as_image_list, describe, rows_of_na
 from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd._core.network.engines import onnx_engine, resolve_engine, torch_engine
 from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
+from sklearn_dfd._core.network.pooling import pooled, pooled_width
 from sklearn_dfd._core.persistence import restored_state, saved_state
 from sklearn_dfd._core.runtime.devices import (
     in_halves,
@@ -72,6 +73,12 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     image_size : int, default=224
         Side of the square that images are resized to, in pixels; 32 or more.
+
+    pooling : {"mean", "grid"}, default=None
+        How the maps of the last block are summarised. ``"mean"`` gives one number per channel,
+        ``"grid"`` the mean and the standard deviation of each channel in each of 3 x 3 cells: 96
+        and 1,728 numbers at block 13, for any classifier of scikit-learn. None gives the maps
+        themselves, which :class:`DeepFakeClassifier` takes.
 
     batch_size : int or "auto", default="auto"
         Number of images per pass. ``"auto"`` takes 4 on the CPU and 64 on other devices.
@@ -181,6 +188,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         "layer": [Interval(Integral, 0, LAST_BLOCK, closed="both"), StrOptions({"pool"})],
         "weights": [str, PathLike, None],
         "image_size": [Interval(Integral, 32, None, closed="left")],
+        "pooling": [StrOptions({"mean", "grid"}), None],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "device": [str, torch.device, list],
         "engine": [StrOptions({"auto", "torch", "onnxruntime"})],
@@ -199,6 +207,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         "precision": "float32",
         "verbose": 0,
         "max_pixels": None,
+        "pooling": None,
         "store_weights_in_pickle": True,
     }
 
@@ -208,6 +217,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         *,
         weights: str | PathLike[str] | None = "imagenet",
         image_size: int = 224,
+        pooling: Literal["mean", "grid"] | None = None,
         batch_size: int | Literal["auto"] = "auto",
         device: str | torch.device | list[str] | list[torch.device] = "auto",
         engine: Literal["auto", "torch", "onnxruntime"] = "auto",
@@ -222,6 +232,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         self.layer = layer
         self.weights = weights
         self.image_size = image_size
+        self.pooling = pooling
         self.batch_size = batch_size
         self.device = device
         self.engine = engine
@@ -259,7 +270,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             If ``X`` is not a collection of images.
         ValueError
             If ``X`` holds no images or arrays of another shape, a parameter is out of its range,
-            or the device does not exist on this machine.
+            the maps are too small for ``pooling="grid"``, or the device does not exist on this
+            machine.
         ImportError
             If the engine is not installed.
         """
@@ -270,9 +282,11 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             self.__dict__.pop(name, None)
         if len(getattr(X, "shape", ())) == 2:
             validate_data(self, X, skip_check_array=True)
+        pooled_width(self.layer, self.image_size, self.pooling)
         resolve_engine(self.engine, resolve_device(self.device), self.precision)
         arrays = load_weights(self.weights)
         self.layer_ = self.layer
+        self._fitted_pooling = (self.pooling, self.image_size)
         self.weights_ = {name: arrays[name] for name in trunk_names(self.layer)}
         self.fingerprint_ = fingerprint(self.weights_)
         task.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes={})
@@ -299,7 +313,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         Returns
         -------
         features : ndarray of float32, shape (n_images, n_features)
-            Channel by channel, each row by row.
+            Channel by channel, each row by row; with ``pooling="grid"`` the means of all channels,
+            then the deviations.
 
         Raises
         ------
@@ -326,6 +341,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
         """Return the names of the columns: ``mobilenetv2_block15_0`` and so on.
 
+        Those of pooled maps are called ``mobilenetv2_block13_grid_0``.
+
         Parameters
         ----------
         input_features : array-like of str, default=None
@@ -343,6 +360,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         """
         check_is_fitted(self)
         block = "pool" if self.layer_ == "pool" else f"block{self.layer_}"
+        if self.pooling is not None:
+            block += f"_{self.pooling}"
         return np.array(
             [f"mobilenetv2_{block}_{i}" for i in range(self._n_features())], dtype=object
         )
@@ -364,6 +383,9 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         engine = resolve_engine(self.engine, device, self.precision, fitted=True)
         weights = _Weights(trunk_weights(self), self.fingerprint_)
         run = _trunk(weights, self.layer_, device, engine, self.precision)
+        if self.pooling is not None:
+            shape = feature_shape(self.layer_, self.image_size)
+            run = _pooling(run, shape, self.pooling)
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = _CPU_BATCH_SIZE if device.type == "cpu" else _GPU_BATCH_SIZE
@@ -381,7 +403,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         super().__setstate__(restored_state(self, state))
 
     def _n_features(self) -> int:
-        return int(np.prod(feature_shape(self.layer_, self.image_size)))
+        return pooled_width(self.layer_, self.image_size, self.pooling)
 
 
 _ALWAYS_RAISE = ContextVar("_ALWAYS_RAISE", default=False)
@@ -426,6 +448,7 @@ def features_and_failures(
         If images cannot be used, unless ``on_error="nan"``.
     """
     check_is_fitted(transformer)
+    origin = origin_of_features(transformer)
     images = as_image_list(X)
     if hasattr(transformer, "n_features_in_") and len(getattr(X, "shape", ())) == 2:
         validate_data(transformer, X, reset=False, skip_check_array=True)
@@ -434,6 +457,8 @@ def features_and_failures(
     )
     if transformer.precision != "float32":
         recipe += f" {transformer.precision}"
+    if transformer.pooling is not None:
+        recipe += f" {transformer.pooling}"
     go_on = transformer.on_error == "nan" and not _ALWAYS_RAISE.get()
     with one_core_threads(transformer.n_jobs) as pool:
         extraction = Extraction(
@@ -463,8 +488,27 @@ def features_and_failures(
     if failures and not go_on:
         raise ImageError(failures, len(images), hint=_what_to_do())
     features[sorted(faults)] = np.nan
-    origin = Origin(transformer.layer_, transformer.image_size, transformer.fingerprint_)
     return FeatureRows(features, origin), failures
+
+
+def origin_of_features(transformer: MobileNetV2Features) -> Origin:
+    """Return what the rows of a fitted transformer know of it.
+
+    Raises
+    ------
+    ValueError
+        If its maps are pooled, and the image size or the pooling was changed after fitting: no
+        classifier can tell then from the number of features.
+    """
+    pooling, image_size = transformer.pooling, transformer.image_size
+    fitted = getattr(transformer, "_fitted_pooling", (pooling, image_size))  # not in older files
+    if fitted != (pooling, image_size) and (pooling or fitted[0]):
+        raise ValueError(
+            f"MobileNetV2Features was fitted with pooling={fitted[0]!r} and "
+            f"image_size={fitted[1]}, and has pooling={pooling!r} and image_size={image_size} now: "
+            "set them back, or fit again."
+        )
+    return Origin(transformer.layer_, image_size, transformer.fingerprint_, pooling)
 
 
 def _what_to_do() -> str:
@@ -527,3 +571,8 @@ def _trunk(
         trunk = Trunk(weights.arrays, layer, getattr(torch, precision))
         run = onnx_engine(trunk) if engine == "onnxruntime" else torch_engine(trunk, device)
     return lambda pixels: in_halves(run, pixels, np.concatenate)
+
+
+def _pooling(run: Callable[[Any], Any], shape: tuple[int, ...], pooling: str) -> Callable[..., Any]:
+    """Let what runs the trunk return summaries of the maps."""
+    return lambda pixels: pooled(run(pixels), shape, pooling)

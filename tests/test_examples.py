@@ -9,6 +9,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from PIL import Image
 
 from sklearn_dfd.datasets import make_spliced_photos
 
@@ -113,6 +114,29 @@ def test_examples_that_need_a_folder_say_which(tmp_path, script):
     done = run(script, tmp_path, DFD_DATA=tmp_path / "absent")
     assert done.returncode == 1
     assert "absent" in done.stderr and "does not exist" in done.stderr
+
+
+def test_accurate_detector_compares_those_that_are_named(tmp_path, weights_file):
+    photos = make_spliced_photos(40, image_size=64, random_state=0)
+    for name in ("training_real", "training_fake"):
+        (tmp_path / name).mkdir()
+    for i, (photo, label) in enumerate(zip(photos.data, photos.target, strict=True)):
+        name = f"training_fake/{('easy', 'mid', 'hard')[i % 3]}_{i}_1111.jpg"
+        name = name if label else f"training_real/real_{i:05d}.jpg"
+        Image.fromarray(photo).save(tmp_path / name, quality=95)
+    settings = {"DFD_FOLDS": 2, "DFD_JOBS": 1, "DFD_WEIGHTS": weights_file}
+    done = run(
+        "accurate_detector.py",
+        tmp_path,
+        DFD_DATA=tmp_path,
+        DFD_DETECTORS="method fast",
+        **settings,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\n| method | 0." in done.stdout and "\n| fast | 0." in done.stdout
+    assert "ROC AUC of the fast detector" in done.stdout and "accurate" not in last_line(done)
+    assert "by the fast detector" in last_line(done)
+    assert is_png(tmp_path / "accurate_detector.png")
 
 
 def test_leakage_without_imagenet_weights(tmp_path):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_COLUMN = re.compile(r"mobilenetv2_(?:block(\d+)|(pool))_\d+")
+_COLUMN = re.compile(r"mobilenetv2_(?:block(\d+)(?:_(mean|grid))?|(pool))_\d+")
 
 
 class Origin(NamedTuple):
@@ -19,11 +19,14 @@ class Origin(NamedTuple):
         Side of the resized images, in pixels; None where it is not known.
     fingerprint : str or None
         Hash of the weights of the trunk; None where it is not known.
+    pooling : str or None, default=None
+        How the maps were summarised.
     """
 
     layer: int | str
     image_size: int | None
     fingerprint: str | None
+    pooling: str | None = None
 
 
 class FeatureRows(np.ndarray):
@@ -78,7 +81,7 @@ def origin_of(X: Any) -> Origin | None:
     match = None if columns is None else _COLUMN.fullmatch(str(next(iter(columns), "")))
     if match is None:
         return None
-    return Origin("pool" if match[2] else int(match[1]), None, None)
+    return Origin("pool" if match[3] else int(match[1]), None, None, match[2])
 
 
 def check_origin(
@@ -102,6 +105,13 @@ def check_origin(
     ValueError
         If the trunk ends at another block, or something that is known of both origins differs.
     """
+    if origin.pooling is not None and layer != "pool":
+        raise ValueError(
+            f"{name} was made by MobileNetV2Features(pooling={origin.pooling!r}), and summaries "
+            f"are no maps that the blocks after layer={layer!r} could go on from. Set "
+            "pooling=None, or use another classifier: "
+            'make_deepfake_pipeline(preset="fast") has one.'
+        )
     if layer not in ("pool", origin.layer):
         raise ValueError(
             f"{name} was made by MobileNetV2Features(layer={origin.layer!r}), but this classifier "
@@ -109,7 +119,8 @@ def check_origin(
             f"make_deepfake_pipeline(layer={origin.layer!r}), or in a search "
             'param_grid=[{"features__layer": [k], "classifier__layer": [k]} for k in (10, 15)].'
         )
-    for what, was, now in zip(Origin._fields, fitted or origin, origin, strict=True):
+    known = origin if fitted is None else Origin(*fitted)  # of older files: without pooling
+    for what, was, now in zip(Origin._fields, known, origin, strict=True):
         if None not in (was, now) and was != now:
             what = "weights of the fingerprint" if what == "fingerprint" else what
             raise ValueError(

@@ -77,7 +77,7 @@ def to_executorch(pipe: Pipeline | AugmentedClassifier, path: str | os.PathLike[
     >>> from sklearn_dfd.export import to_executorch
     >>> to_executorch(pipe, "detector.pte")  # doctest: +SKIP
     """
-    features, classifier, mirrored = detector_steps(pipe)
+    features, (classifier,), mirrored = detector_steps(pipe, linear=False)
     import_extra("executorch.exir", "to_executorch")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower

@@ -4,18 +4,37 @@ import json
 from typing import Any
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_dfd._core.feature_rows import FeatureRows, Origin
+from sklearn_dfd._core.feature_rows import FeatureRows
 from sklearn_dfd._core.version import __version__
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.classifier import DeepFakeClassifier
-from sklearn_dfd.features import MobileNetV2Features
+from sklearn_dfd.features import MobileNetV2Features, origin_of_features
+
+#: The steps of the detectors of `make_deepfake_pipeline`.
+_NET = [MobileNetV2Features, DeepFakeClassifier]
+_LINEAR = [MobileNetV2Features, StandardScaler, LogisticRegression]
 
 
-def detector_steps(pipe: Any) -> tuple[MobileNetV2Features, DeepFakeClassifier, bool]:
-    """Return both fitted steps of a detector, and whether it averages over both mirror images.
+def detector_steps(pipe: Any, *, linear: bool) -> tuple[MobileNetV2Features, list[Any], bool]:
+    """Return the fitted steps of a detector, and whether it averages over both mirror images.
+
+    Parameters
+    ----------
+    pipe : Pipeline or AugmentedClassifier
+    linear : bool
+        Whether linear detectors, as of ``preset="fast"``, can be written.
+
+    Returns
+    -------
+    features : MobileNetV2Features
+    steps : list of estimator
+        Those after it.
+    mirrored : bool
 
     Raises
     ------
@@ -30,12 +49,14 @@ def detector_steps(pipe: Any) -> tuple[MobileNetV2Features, DeepFakeClassifier, 
     augmented = type(pipe) is AugmentedClassifier
     inner = getattr(pipe, "estimator_", pipe.estimator) if augmented else pipe
     steps = [step for _, step in inner.steps] if isinstance(inner, Pipeline) else []
-    if [type(step) for step in steps] != [MobileNetV2Features, DeepFakeClassifier]:
+    types = [type(step) for step in steps]
+    if types != _NET and not (linear and types == _LINEAR):
         known = " and ".join(type(step).__name__ for step in steps) or type(inner).__name__
         hint = " Pass its best_estimator_." if hasattr(pipe, "best_estimator_") else ""
         raise TypeError(
-            "Only a Pipeline of MobileNetV2Features and DeepFakeClassifier, or an "
-            "AugmentedClassifier of one, can be written, and not "
+            "Only a Pipeline of MobileNetV2Features and DeepFakeClassifier"
+            + (", or of MobileNetV2Features, StandardScaler and LogisticRegression" * linear)
+            + ", or an AugmentedClassifier of one, can be written, and not "
             f"{'one of ' if augmented else ''}{known}.{hint}"
         )
     check_is_fitted(pipe)
@@ -46,15 +67,13 @@ def detector_steps(pipe: Any) -> tuple[MobileNetV2Features, DeepFakeClassifier, 
             f'{where}set_params(features__precision="float32"), and check that it still scores as '
             "well."
         )
-    features, classifier = steps
-    # the classifier refuses rows that another trunk made, and so must the file
-    origin = Origin(features.layer_, features.image_size, features.fingerprint_)
-    nothing = np.zeros((1, classifier.n_features_in_), dtype=np.float32)
-    classifier.predict_proba(FeatureRows(nothing, origin))
-    return features, classifier, bool(augmented and pipe.average_mirrored)
+    # what refuses rows that were made otherwise refuses to write a file of them
+    nothing = np.zeros((1, len(steps[0].get_feature_names_out())), dtype=np.float32)
+    inner[1:].predict_proba(FeatureRows(nothing, origin_of_features(steps[0])))
+    return steps[0], steps[1:], bool(augmented and pipe.average_mirrored)
 
 
-def file_metadata(features: MobileNetV2Features, classifier: DeepFakeClassifier) -> dict[str, str]:
+def file_metadata(features: MobileNetV2Features, classifier: Any) -> dict[str, str]:
     """Return what the reader of a file needs to know, as strings."""
     return {
         "classes": json.dumps(classifier.classes_.tolist(), default=str),

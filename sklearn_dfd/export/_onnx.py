@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 from torch import nn
@@ -23,11 +25,13 @@ from sklearn_dfd._core.images.reading import read_all, read_source
 from sklearn_dfd._core.images.sources import as_image_list, describe
 from sklearn_dfd._core.network.mobilenet import Trunk, feature_shape
 from sklearn_dfd._core.network.onnx_graph import OnnxGraph
+from sklearn_dfd._core.network.pooling import grid_matrices
 from sklearn_dfd._core.runtime.devices import own_torch_state
 from sklearn_dfd._core.sklearn_private import Interval, validate_params
 from sklearn_dfd._core.validation import check_same_two_classes, import_extra
 from sklearn_dfd._core.version import __version__
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
+from sklearn_dfd.classifier import DeepFakeClassifier
 from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.export._exportable import (
     detector_steps,
@@ -136,7 +140,8 @@ def to_onnx(
     >>> json.loads(session.get_modelmeta().custom_metadata_map["classes"])
     [0, 1]
     """
-    features, classifier, mirrored = detector_steps(pipe)
+    features, steps, mirrored = detector_steps(pipe, linear=True)
+    classifier = steps[-1]
     import_extra("onnx" if calibration_images is None else "onnxruntime", "to_onnx")
     graph = OnnxGraph()
     side = features.image_size
@@ -147,8 +152,12 @@ def to_onnx(
     with own_torch_state(cpu):
         x = graph.add_trunk(Trunk(trunk_weights(features), features.layer_), x)
         shape = feature_shape(features.layer_, side)
-        tails = classifier.net_.module_.tails
-        logits = [_add_tail(graph, tail, x, shape) for tail in tails]
+        x = _add_pooling(graph, features.pooling, x, shape)
+        if isinstance(classifier, DeepFakeClassifier):
+            tails = classifier.net_.module_.tails
+            logits = [_add_tail(graph, tail, x, shape) for tail in tails]
+        else:
+            logits = [_add_linear(graph, steps[0], classifier, x)]
     n_classes = len(classifier.classes_)
     name = "of_both" if mirrored else "probabilities"
     if len(logits) == 1:
@@ -273,7 +282,8 @@ def measure_onnx_loss(
     >>> f"{loss.max_difference:.3f}"
     '0.000'
     """
-    features, classifier, _ = detector_steps(pipe)
+    features, steps, _ = detector_steps(pipe, linear=True)
+    classifier = steps[-1]
     onnxruntime = import_extra("onnxruntime", "measure_onnx_loss")
 
     images = as_image_list(X)
@@ -331,6 +341,33 @@ def _add_tail(graph: OnnxGraph, tail: Any, x: str, shape: tuple[int, ...]) -> st
         elif isinstance(layer, nn.ReLU):
             x = graph.add("Relu", x)
     return x
+
+
+def _add_pooling(graph: OnnxGraph, pooling: str | None, x: str, shape: tuple[int, ...]) -> str:
+    """Add what summarises the maps, as `pooled` does."""
+    if pooling is None:
+        return x
+    if pooling == "mean":
+        return graph.add("GlobalAveragePool", x)
+    weights, cells = map(graph.constant, grid_matrices(shape[1]))
+    x = graph.add("Reshape", x, graph.constant(np.array([0, 0, shape[1] * shape[2]])))
+    means = graph.add("MatMul", x, weights)
+    away = graph.add("Sub", x, graph.add("MatMul", means, cells))
+    squares = graph.add("MatMul", graph.add("Mul", away, away), weights)
+    return graph.add("Concat", means, graph.add("Sqrt", squares), axis=1)
+
+
+def _add_linear(
+    graph: OnnxGraph, scaler: StandardScaler, classifier: LogisticRegression, x: str
+) -> str:
+    """Add a standardised linear classifier, from features to logits."""
+    weight, bias = classifier.coef_, classifier.intercept_
+    if len(classifier.classes_) == 2:  # one row of weights, for the second class
+        weight, bias = np.vstack([0 * weight, weight]), np.append(0 * bias, bias)
+    weight = weight / scaler.scale_
+    bias = bias - weight @ scaler.mean_
+    of_float32 = (graph.constant(each.astype(np.float32)) for each in (weight, bias))
+    return graph.add("Gemm", graph.add("Flatten", x), *of_float32, transB=1)
 
 
 def _quantized(model: Any, images: Any, side: int) -> Any:

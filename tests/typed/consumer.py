@@ -31,6 +31,8 @@ from sklearn_dfd.robustness import evaluate_robustness
 pipe = make_deepfake_pipeline(15, memory="cache", lr=3e-4, random_state=0)
 reveal_type(pipe)  # sklearn.pipeline.Pipeline
 reveal_type(make_deepfake_pipeline(preset="accurate"))  # AugmentedClassifier
+reveal_type(make_deepfake_pipeline(preset="fast", C=1e-2))  # sklearn.pipeline.Pipeline
+make_deepfake_pipeline(preset="fast", lr=1e-4)  # refused
 make_deepfake_pipeline("pool", device=["cuda:0", "cuda:1"], image_size=160)
 make_deepfake_pipeline(layer="oops")  # refused
 make_deepfake_pipeline(preset="x")  # refused
@@ -41,7 +43,9 @@ make_deepfake_pipeline(device=3)  # refused
 
 features = MobileNetV2Features("pool", weights=None, memory=MemoryStore(10**9), n_jobs=2)
 MobileNetV2Features(on_error="nan", engine="onnxruntime", precision="bfloat16")
+MobileNetV2Features(13, pooling="grid")
 MobileNetV2Features(layer="oops")  # refused
+MobileNetV2Features(pooling="max")  # refused
 MobileNetV2Features(device=3)  # refused
 MobileNetV2Features(on_error="ignore")  # refused
 MobileNetV2Features(engine="tensorflow")  # refused
