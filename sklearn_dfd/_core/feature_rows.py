@@ -107,10 +107,9 @@ def check_origin(
     """
     if origin.pooling is not None and layer != "pool":
         raise ValueError(
-            f"{name} was made by MobileNetV2Features(pooling={origin.pooling!r}), and summaries "
-            f"are no maps that the blocks after layer={layer!r} could go on from. Set "
-            "pooling=None, or use another classifier: "
-            'make_deepfake_pipeline(preset="fast") has one.'
+            f"{name} was made by MobileNetV2Features(pooling={origin.pooling!r}), and the blocks "
+            f"after layer={layer!r} take whole maps. Set pooling=None, or use a classifier of "
+            'scikit-learn, as make_deepfake_pipeline(preset="fast") does.'
         )
     if layer not in ("pool", origin.layer):
         raise ValueError(
