@@ -66,9 +66,8 @@ def to_onnx(
     Parameters
     ----------
     pipe : Pipeline or AugmentedClassifier
-        A fitted pipeline of the two steps of :func:`~sklearn_dfd.make_deepfake_pipeline`, or the
-        detector that it makes with ``preset="accurate"``. Where the detector averages over both
-        mirror images, so does the file.
+        A fitted detector of :func:`~sklearn_dfd.make_deepfake_pipeline`, with any preset. Where
+        the detector averages over both mirror images, so does the file.
 
     path : str or path
         The file to write.
