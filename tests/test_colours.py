@@ -1,6 +1,7 @@
 """Tests of _core.images.colours: what a profile says of colours holds wherever an image goes."""
 
 import io
+import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -143,3 +144,58 @@ def test_upright_as_without_a_profile():
     exif = Image.Exif()
     exif[0x0112] = 6
     assert to_rgb(photo(exif=exif, icc_profile=DISPLAY_P3)).size == (64, 96)
+
+
+def four_inks(lab_of):
+    """A profile of CMYK whose solid inks have these colours in Lab, straight in between.
+
+    Written byte by byte by the specification of the International Color Consortium (version 2, table
+    of eight bits): no sample of one comes with any of the packages.
+    """
+    corners = bytearray()
+    for inks in np.ndindex(2, 2, 2, 2):
+        lightness, a, b = lab_of(inks)
+        corners += bytes([round(lightness * 2.55), round(a + 128), round(b + 128)])
+    ramp = bytes(range(256))
+    identity = struct.pack(">9i", *[65536 * (i % 4 == 0) for i in range(9)])
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + ramp * 4 + corners + ramp * 3
+    white = struct.pack(">3i", 63190, 65536, 54061)
+    name = b"four inks\0"
+    tags = {
+        b"A2B0": table,
+        b"wtpt": b"XYZ " + bytes(4) + white,
+        b"cprt": b"text" + bytes(4) + b"none\0",
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(name)) + name + bytes(78),
+    }
+    start = 128 + 4 + 12 * len(tags)
+    index, content = struct.pack(">I", len(tags)), b""
+    for tag, value in tags.items():
+        index += tag + struct.pack(">II", start + len(content), len(value))
+        content += value + bytes(-len(value) % 4)
+    kinds = (b"none", b"\x02\x10\0\0", b"prtr", b"CMYK", b"Lab ")
+    head = struct.pack(">I", start + len(content)) + b"".join(kinds)
+    head += struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + white
+    return head + bytes(128 - len(head)) + index + content
+
+
+def test_a_profile_of_four_inks_decides_their_colours():
+    def lab_of(inks):
+        cyan, magenta, yellow, black = inks
+        if (cyan, magenta, yellow, black) == (1, 0, 0, 0):
+            return 53, 80, 67  # sRGB's red, which no cyan is without this profile
+        return (0, 0, 0) if black else (50 if magenta or yellow else 100, 0, 0)
+
+    profile = four_inks(lab_of)
+    for inks, colour in (
+        ((255, 0, 0, 0), (255, 0, 0)),
+        ((0, 0, 0, 0), (255, 255, 255)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+    ):
+        file = io.BytesIO()
+        Image.new("CMYK", (48, 40), inks).save(file, "TIFF", icc_profile=profile)
+        raw = file.getvalue()
+        for found in (to_rgb(raw).getpixel((20, 20)), load_rgb(raw, 32)[16, 16]):
+            np.testing.assert_allclose(found, colour, atol=8)
+    plain = io.BytesIO()
+    Image.new("CMYK", (48, 40), (255, 0, 0, 0)).save(plain, "TIFF")
+    assert to_rgb(plain.getvalue()).getpixel((20, 20)) == (0, 255, 255)
