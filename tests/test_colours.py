@@ -149,7 +149,7 @@ def test_upright_as_without_a_profile():
 def four_inks(lab_of):
     """A profile of CMYK whose solid inks have these colours in Lab, straight in between.
 
-    Written byte by byte by the specification of the International Color Consortium (version 2, table
+    Written byte by byte, as the International Color Consortium specifies version 2 (with a table
     of eight bits): no sample of one comes with any of the packages.
     """
     corners = bytearray()
