@@ -85,6 +85,7 @@ class _StepParams(TypedDict, total=False):
     engine: Literal["auto", "torch", "onnxruntime"]
     precision: Literal["float32", "bfloat16"]
     max_pixels: int | None
+    decoding: Literal["exact", "fast"]
     store_weights_in_pickle: bool
 
 
@@ -98,6 +99,7 @@ class _FastParams(TypedDict, total=False):
     batch_size: int | Literal["auto"]
     engine: Literal["auto", "torch", "onnxruntime"]
     precision: Literal["float32", "bfloat16"]
+    decoding: Literal["exact", "fast"]
     max_pixels: int | None
     store_weights_in_pickle: bool
 
@@ -202,8 +204,8 @@ def make_deepfake_pipeline(
     **params
         Any other parameter of :class:`DeepFakeClassifier`, such as ``lr``, ``l1_factor``,
         ``max_epochs`` or ``batch_size``, and those that only :class:`MobileNetV2Features` has,
-        such as ``engine`` or ``max_pixels``. They take precedence over those of the preset. With
-        ``preset="fast"``, parameters of :class:`MobileNetV2Features` and ``C``,
+        such as ``engine``, ``decoding`` or ``max_pixels``. They take precedence over those of the
+        preset. With ``preset="fast"``, parameters of :class:`MobileNetV2Features` and ``C``,
         ``class_weight`` and ``random_state`` of
         :class:`~sklearn.linear_model.LogisticRegression`.
 

@@ -170,6 +170,9 @@ def evaluate_robustness(
     ``memory=directory`` also keeps the features of the distorted images, which makes a second
     evaluation quick; ``estimator.set_params(features__memory=None)`` saves the disk space.
 
+    Distortions are applied to all pixels of a photograph, with ``decoding="fast"`` too: it counts
+    in full for ``max_pixels``.
+
     Examples
     --------
     >>> from sklearn_dfd import make_deepfake_pipeline

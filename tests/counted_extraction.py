@@ -7,9 +7,11 @@ import numpy as np
 from PIL import Image
 
 from sklearn_dfd._core.extraction import Extraction
+from sklearn_dfd._core.images.decoding import Decoding
 
 SIDE = 8
 WIDTH = SIDE * SIDE * 3
+DECODING = Decoding(SIDE)
 RECIPE = "pixels as they are"
 PATIENCE = 30  # seconds, of a lease that lasts 120
 
@@ -49,7 +51,7 @@ def write(directory, pixels):
 def extract(images, run, store, *, batch_size=4, go_on=False, n_threads=2):
     """Survey and compute, in a pool of its own."""
     with ThreadPoolExecutor(n_threads) as pool:
-        extraction = Extraction(images, WIDTH, RECIPE, store, pool)
+        extraction = Extraction(images, WIDTH, RECIPE, store, pool, DECODING)
         extraction.survey()
-        extraction.compute(run, SIDE, batch_size, go_on=go_on)
+        extraction.compute(run, batch_size, go_on=go_on)
     return extraction

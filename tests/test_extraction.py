@@ -10,7 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from counted_extraction import PATIENCE, RECIPE, SIDE, WIDTH, Network, extract, make_pixels, rows_of
+from counted_extraction import (
+    DECODING,
+    PATIENCE,
+    RECIPE,
+    WIDTH,
+    Network,
+    extract,
+    make_pixels,
+    rows_of,
+)
 from PIL import Image
 
 from sklearn_dfd import feature_store
@@ -40,13 +49,13 @@ def at_once(*jobs):
 
 def test_survey_then_compute(files, pixels, store, pool):
     network = Network()
-    job = Extraction(files, WIDTH, RECIPE, store, pool)
+    job = Extraction(files, WIDTH, RECIPE, store, pool, DECODING)
     job.survey()
     assert network.seen == []
     assert sorted(job.missing.values()) == [[row] for row in range(150)]
     assert {len(key) for key in job.missing} == {16}
     assert job.failures == {}
-    job.compute(network, SIDE, 4, go_on=False)
+    job.compute(network, 4, go_on=False)
     network.assert_saw_once(pixels)
     assert job.features.dtype == np.float32
     np.testing.assert_array_equal(job.features, rows_of(pixels))
@@ -55,19 +64,19 @@ def test_survey_then_compute(files, pixels, store, pool):
 
 def test_what_is_kept_is_found_by_the_survey(files, pixels, store, pool):
     extract(files[:100], Network(), store)
-    job = Extraction(files[::-1], WIDTH, RECIPE, store, pool)
+    job = Extraction(files[::-1], WIDTH, RECIPE, store, pool, DECODING)
     job.survey()
     np.testing.assert_array_equal(job.features[50:], rows_of(pixels[:100])[::-1])
     assert sorted(job.missing.values()) == [[row] for row in range(50)]
     network = Network()
-    job.compute(network, SIDE, 4, go_on=False)
+    job.compute(network, 4, go_on=False)
     network.assert_saw_once(pixels[100:])
     np.testing.assert_array_equal(job.features, rows_of(pixels)[::-1])
 
 
 def test_another_recipe_is_other_features(files, pixels, store, pool):
     extract(files[:10], Network(), store)
-    job = Extraction(files[:10], WIDTH, "another", store, pool)
+    job = Extraction(files[:10], WIDTH, "another", store, pool, DECODING)
     job.survey()
     assert len(job.missing) == 10
 
@@ -123,7 +132,7 @@ def bad_files(tmp_path):
 def test_failures_of_the_survey(files, bad_files, store, pool):
     images = [files[0], bad_files["text"], bad_files["missing"], files[1], bad_files["text"]]
     images += [files[0]] * 60  # headers are checked where not all is decoded at once
-    job = Extraction(images, WIDTH, RECIPE, store, pool)
+    job = Extraction(images, WIDTH, RECIPE, store, pool, DECODING)
     job.survey()
     assert sorted(job.failures) == [1, 2, 4]
     assert "format" in job.failures[1] and job.failures[1] == job.failures[4]
@@ -181,7 +190,7 @@ def test_of_a_photograph_and_its_views_the_photograph_is_decoded(bad_files, file
     images = [
         x for path in (bad, str(files[0])) for x in (path, *(View(path, i) for i in range(8)))
     ]
-    job = Extraction(images, WIDTH, RECIPE, store, pool)
+    job = Extraction(images, WIDTH, RECIPE, store, pool, DECODING)
     job.survey()
     assert len(job.missing) == 18 and not job.failures
     decoded = []
@@ -192,7 +201,7 @@ def test_of_a_photograph_and_its_views_the_photograph_is_decoded(bad_files, file
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extraction, "load_rgb", watched)
-        job.find_faults(SIDE)
+        job.find_faults()
     assert sorted(job.failures) == list(range(9))
     assert len(decoded) == 2
 
@@ -318,7 +327,7 @@ def test_failure_in_one_thread_does_not_hold_up_another(files, bad_files, pixels
 
 def test_claim_of_one_that_lives_is_waited_for(files, pixels, store):
     with ThreadPoolExecutor(1) as pool:
-        survey = Extraction(files[:20], WIDTH, RECIPE, store, pool)
+        survey = Extraction(files[:20], WIDTH, RECIPE, store, pool, DECODING)
         survey.survey()
     keys, owner = list(survey.missing), new_owner()
     assert store.claim(keys[:8], owner) == set(keys[:8])
@@ -346,7 +355,7 @@ def test_claim_of_one_that_lives_is_waited_for(files, pixels, store):
 def claim_all(files, directory, owner):
     store = FeatureStore(directory)
     with ThreadPoolExecutor(1) as pool:
-        survey = Extraction(files, WIDTH, RECIPE, store, pool)
+        survey = Extraction(files, WIDTH, RECIPE, store, pool, DECODING)
         survey.survey()
     assert len(store.claim(list(survey.missing), owner)) == len(files)
     return store

@@ -8,7 +8,16 @@ import weakref
 from concurrent.futures import Executor, Future
 
 import pytest
-from counted_extraction import RECIPE, SIDE, WIDTH, Network, extract, make_pixels, rows_of, write
+from counted_extraction import (
+    DECODING,
+    RECIPE,
+    WIDTH,
+    Network,
+    extract,
+    make_pixels,
+    rows_of,
+    write,
+)
 
 from sklearn_dfd._core import extraction
 from sklearn_dfd._core.extraction import Extraction
@@ -88,7 +97,7 @@ def test_few_files_are_in_memory_during_the_survey(tmp_path, monkeypatch, pool):
     monkeypatch.setattr(reading, "read_source", lambda source: Content(read_source(source)))
     files = write(tmp_path, make_pixels(800))
     monkeypatch.setattr(extraction, "_HELD_BYTES", sum(os.path.getsize(f) for f in files[:100]))
-    job = Extraction(files, WIDTH, RECIPE, MemoryStore(10**9), pool)
+    job = Extraction(files, WIDTH, RECIPE, MemoryStore(10**9), pool, DECODING)
     job.survey()
     assert len(job.missing) == 800
     gc.collect()
@@ -134,9 +143,9 @@ def test_what_a_kill_at_the_worst_moment_costs(batch_size, most):
         costs.append(len(network.seen) - store.info()["n_rows"])
         return rows
 
-    work = Extraction(pixels, WIDTH, RECIPE, store, AtOnce())
+    work = Extraction(pixels, WIDTH, RECIPE, store, AtOnce(), DECODING)
     work.survey()
-    work.compute(run, SIDE, batch_size, go_on=False)
+    work.compute(run, batch_size, go_on=False)
     assert len(network.seen) == 2 * most
     assert most / 2 < max(costs) <= most
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from counted_extraction import PATIENCE, RECIPE, WIDTH, Network, extract, rows_of
+from counted_extraction import DECODING, PATIENCE, RECIPE, WIDTH, Network, extract, rows_of
 
 import sklearn_dfd
 from sklearn_dfd._core.extraction import Extraction
@@ -110,7 +110,7 @@ def test_killed_halfway(files, pixels, tmp_path, start_child):
     n_kept = store.info()["n_rows"]
     assert 64 <= n_kept <= int(["100", *output.split()][-1]) + 4
     with ThreadPoolExecutor(1) as pool:
-        survey = Extraction(files, WIDTH, RECIPE, store, pool)
+        survey = Extraction(files, WIDTH, RECIPE, store, pool, DECODING)
         survey.survey()
     left = [row for (row,) in survey.missing.values()]
     assert len(left) == 150 - n_kept > 0

@@ -21,7 +21,7 @@ from sklearn_dfd import MobileNetV2Features
 from sklearn_dfd._core import extraction
 from sklearn_dfd._core.extraction import Extraction
 from sklearn_dfd._core.images import decoding
-from sklearn_dfd._core.images.decoding import check_header, load_rgb, to_rgb
+from sklearn_dfd._core.images.decoding import Decoding, check_header, load_rgb, to_rgb
 from sklearn_dfd._core.images.sources import as_image_list
 from sklearn_dfd.datasets import load_image_folder
 from sklearn_dfd.exceptions import ImageError
@@ -68,9 +68,10 @@ def test_rows_beside_mutated_files_are_those_of_their_images():
         return pixels.reshape(len(pixels), -1).astype(np.float32)
 
     with ThreadPoolExecutor(2) as pool:
-        done = Extraction(as_image_list(files), 16 * 16 * 3, "", MemoryStore(2**20), pool)
+        store = MemoryStore(2**20)
+        done = Extraction(as_image_list(files), 16 * 16 * 3, "", store, pool, Decoding(16))
         done.survey()
-        done.compute(run, 16, 4, go_on=True)
+        done.compute(run, 4, go_on=True)
     for row, raw in enumerate(files):
         if row % 2 == 0:
             assert row not in done.failures
@@ -276,11 +277,12 @@ def test_files_that_vanish(folder, monkeypatch):
 
     monkeypatch.setattr(extraction, "_HELD_BYTES", 0)  # so that files are read again
     with ThreadPoolExecutor(1) as pool:  # and between survey and decoding
-        done = Extraction(list(faces.data[:3]), 8 * 8 * 3, "", MemoryStore(2**20), pool)
+        store = MemoryStore(2**20)
+        done = Extraction(list(faces.data[:3]), 8 * 8 * 3, "", store, pool, Decoding(8))
         done.survey()
         assert not done.failures
         os.remove(faces.data[1])
-        done.compute(run, 8, 4, go_on=True)
+        done.compute(run, 4, go_on=True)
     assert list(done.failures) == [1] and "does not exist" in done.failures[1]
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sklearn_dfd._core.images.decoding import (
     USUAL_MAX_PIXELS,
+    Decoding,
     DerivedImage,
     RawImage,
     check_header,
@@ -26,7 +27,7 @@ from sklearn_dfd._core.images.decoding import (
     pixel_limit,
 )
 from sklearn_dfd._core.images.reading import Reader
-from sklearn_dfd._core.images.sources import origin_of
+from sklearn_dfd._core.images.sources import is_rendered, origin_of
 from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner, row_key
 
@@ -60,8 +61,8 @@ class Extraction:
         Where features are kept.
     pool : concurrent.futures.Executor
         Threads that read, decode and run the network.
-    max_pixels : int or None, default=None
-        See `check_header`.
+    decoding : Decoding
+        How images are decoded.
 
     Attributes
     ----------
@@ -80,10 +81,10 @@ class Extraction:
         recipe: str,
         store: _Store,
         pool: Executor,
-        max_pixels: int | None = None,
+        decoding: Decoding,
     ) -> None:
         self.images = images
-        self.max_pixels = max_pixels
+        self.decoding = decoding
         self.recipe = recipe
         self.owner = new_owner()
         self.store: _Store = store
@@ -103,7 +104,7 @@ class Extraction:
         a limit on pixels other than the usual one all headers are checked, since a row may have
         been kept under another limit. That takes about as long as finding the row.
         """
-        all_headers = pixel_limit(self.max_pixels) not in (USUAL_MAX_PIXELS, None)
+        all_headers = pixel_limit(self.decoding.max_pixels) not in (USUAL_MAX_PIXELS, None)
         other_headers = not all_headers and len(self.images) > _CHUNK
         for start in range(0, len(self.images), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(self.images)))
@@ -129,7 +130,6 @@ class Extraction:
     def compute(
         self,
         run: Callable[[_Pixels], Sequence[npt.NDArray[np.float32]] | _Rows],
-        image_size: int,
         batch_size: int,
         *,
         go_on: bool,
@@ -141,8 +141,6 @@ class Extraction:
         ----------
         run : callable
             Function from pixels, uint8 of shape (n, image_size, image_size, 3), to rows.
-        image_size : int
-            Side of the square that images are resized to, in pixels.
         batch_size : int
             Number of images per call of `run`.
         go_on : bool
@@ -163,9 +161,7 @@ class Extraction:
                     waiting = not batch
                     if waiting:
                         break
-                    future = self.pool.submit(
-                        _run, run, self._sources(batch), image_size, self.max_pixels
-                    )
+                    future = self.pool.submit(_run, run, self._sources(batch), self.decoding)
                     running.append((batch, future))
                 if running:
                     batch, future = running.popleft()
@@ -184,35 +180,36 @@ class Extraction:
         finally:
             self._release()
         if self.failures and not go_on:
-            self.find_faults(image_size)
+            self.find_faults()
 
-    def find_faults(self, image_size: int) -> None:
+    def find_faults(self) -> None:
         """Decode the missing images that were not computed, to find all that cannot be used.
 
-        Of an image and its views the image alone is decoded.
-
-        Parameters
-        ----------
-        image_size : int
-            Side of the square that images are resized to, in pixels.
+        Of an image and its views the image alone is decoded; twice, if at two scales.
         """
-        keys_of: dict[int, list[bytes]] = {}
-        sources: dict[int, _Source] = {}
+        found: dict[tuple[int, bool], tuple[_Source, list[bytes]]] = {}
         for key in self.missing.keys() - self._settled:
-            image, held = origin_of(self.images[self.missing[key][0]]), self._held.pop(key, None)
-            keys_of.setdefault(id(image), []).append(key)
-            sources.setdefault(id(image), (image, None if held is None else innermost(held)))
-        origins = list(sources)
-        for start in range(0, len(origins), _CHUNK):
-            parts = _slices(origins[start : start + _CHUNK])
-            futures = [
-                self.pool.submit(_decoded, [sources[i] for i in part], image_size, self.max_pixels)
-                for part in parts
-            ]
-            for part, future in zip(parts, futures, strict=True):
-                for i, result in zip(part, future.result()[0], strict=True):
-                    if isinstance(result, Exception):
-                        self._note_failure(keys_of[i], result)
+            image, held = self.images[self.missing[key][0]], self._held.pop(key, None)
+            fast = self._is_fast(image)
+            image = origin_of(image)
+            source = (image, None if held is None else innermost(held))
+            found.setdefault((id(image), fast), (source, []))[1].append(key)
+        for decoding in {self.decoding, self.decoding._replace(fast=False)}:
+            entries = [entry for (_, fast), entry in found.items() if fast == decoding.fast]
+            for start in range(0, len(entries), _CHUNK):
+                parts = _slices(entries[start : start + _CHUNK])
+                futures = [
+                    self.pool.submit(_decoded, [source for source, _ in part], decoding)
+                    for part in parts
+                ]
+                for part, future in zip(parts, futures, strict=True):
+                    for (_, keys), result in zip(part, future.result()[0], strict=True):
+                        if isinstance(result, Exception):
+                            self._note_failure(keys, result)
+
+    def _is_fast(self, image: Any) -> bool:
+        """Tell whether an image may be decoded at a reduced scale."""
+        return self.decoding.fast and not is_rendered(image)
 
     def _sources(self, keys: list[bytes]) -> "list[_Source]":
         """Take the images of some keys, with what was read of them before."""
@@ -225,7 +222,7 @@ class Extraction:
         for image in images:
             try:
                 raw = read(image)
-                found.append((raw, feature_digest(raw, self.max_pixels)))
+                found.append((raw, feature_digest(raw, self.decoding.max_pixels)))
             except _IMAGE_PROBLEMS as error:
                 found.append((error, b""))
         return found
@@ -234,20 +231,26 @@ class Extraction:
         self, rows_of: dict[bytes, list[int]], raws: dict[bytes, RawImage]
     ) -> None:
         """Note what is wrong with headers, and strike those images off ``rows_of``."""
-        originals = {key: innermost(raws[key]) for key in rows_of}
-        distinct = list({id(raw): raw for raw in originals.values()}.values())
-        faults = dict(zip(map(id, distinct), self._map(self._header_faults, distinct), strict=True))
-        for key, raw in originals.items():
-            fault = faults[id(raw)]
+        headers: dict[bytes, _Header] = {
+            key: (innermost(raws[key]), self._is_fast(self.images[rows[0]]))
+            for key, rows in rows_of.items()
+        }
+        distinct = {(id(raw), fast): (raw, fast) for raw, fast in headers.values()}
+        faults = dict(
+            zip(distinct, self._map(self._header_faults, list(distinct.values())), strict=True)
+        )
+        for key, (raw, fast) in headers.items():
+            fault = faults[id(raw), fast]
             if fault is not None:
                 self.failures.update(dict.fromkeys(rows_of.pop(key), fault))
 
-    def _header_faults(self, raws: Sequence[RawImage]) -> list[str | None]:
+    def _header_faults(self, headers: "Sequence[_Header]") -> list[str | None]:
         """Say what is wrong with the headers of images; None for each sound one."""
+        image_size, max_pixels, _ = self.decoding
         faults: list[str | None] = []
-        for raw in raws:
+        for raw, fast in headers:
             try:
-                check_header(raw, self.max_pixels)
+                check_header(raw, max_pixels, image_size if fast else None)
                 faults.append(None)
             except _IMAGE_PROBLEMS as error:
                 faults.append(str(error))
@@ -344,6 +347,8 @@ class Extraction:
 
 #: An image, and what was read of it before or None.
 _Source: TypeAlias = tuple[Any, RawImage | None]
+#: An image that is not derived, and whether it may be decoded at a reduced scale.
+_Header: TypeAlias = tuple[RawImage, bool]
 #: For each source the digest of its content if it was read again, or what is wrong with it.
 _Outcome: TypeAlias = list[bytes | Exception | None]
 _Ran: TypeAlias = tuple[_Outcome, Any]
@@ -356,8 +361,8 @@ def _slices(items: Sequence[_In]) -> list[Sequence[_In]]:
 class _Squares:
     """Decodes and resizes images, and one that comes twice in a row once."""
 
-    def __init__(self, image_size: int, max_pixels: int | None) -> None:
-        self._options = (image_size, max_pixels)
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
         self._raw: RawImage | None = None
         self._pixels: _Pixels = np.empty(0, np.uint8)
 
@@ -366,34 +371,27 @@ class _Squares:
         if isinstance(raw, DerivedImage) and raw.on_square is not None:
             return raw.on_square(self(raw.raw))
         if raw is not self._raw:
-            self._pixels = load_rgb(raw, *self._options)
+            self._pixels = load_rgb(raw, *self._decoding)
             self._raw = raw
         return self._pixels
 
 
-def _decoded(
-    sources: Sequence[_Source], image_size: int, max_pixels: int | None
-) -> tuple[_Outcome, list[_Pixels]]:
+def _decoded(sources: Sequence[_Source], decoding: Decoding) -> tuple[_Outcome, list[_Pixels]]:
     """Read and decode images; return the outcome of each, and the pixels of those decoded."""
-    read, square = Reader(), _Squares(image_size, max_pixels)
+    read, square = Reader(), _Squares(decoding)
     outcome: _Outcome = []
     pixels = []
     for source, held in sources:
         try:
             raw = read(source) if held is None else held
             pixels.append(square(raw))
-            outcome.append(feature_digest(raw, max_pixels) if held is None else None)
+            outcome.append(None if held is not None else feature_digest(raw, decoding.max_pixels))
         except _IMAGE_PROBLEMS as error:
             outcome.append(error)
     return outcome, pixels
 
 
-def _run(
-    run: Callable[[_Pixels], Any],
-    sources: Sequence[_Source],
-    image_size: int,
-    max_pixels: int | None,
-) -> _Ran:
+def _run(run: Callable[[_Pixels], Any], sources: Sequence[_Source], decoding: Decoding) -> _Ran:
     """Decode images, and run the network on those that can be used."""
-    outcome, pixels = _decoded(sources, image_size, max_pixels)
+    outcome, pixels = _decoded(sources, decoding)
     return outcome, run(np.stack(pixels)) if pixels else []

@@ -131,7 +131,7 @@ def extract_feature_matrix(
 
 
 # attributes of the transformer that determine a row, or whether there is one
-_DECIDING = ("layer_", "image_size", "precision", "max_pixels", "on_error")
+_DECIDING = ("layer_", "image_size", "precision", "max_pixels", "decoding", "on_error")
 
 
 def _begin(part: Path, features: MobileNetV2Features, images: Any, chunk_size: int) -> None:
@@ -143,7 +143,8 @@ def _begin(part: Path, features: MobileNetV2Features, images: Any, chunk_size: i
         **{name: str(getattr(features, name)) for name in _DECIDING},
     }
     if (part / "recipe.json").exists():
-        begun = json.loads((part / "recipe.json").read_text())
+        # releases without the parameter had this one way of decoding
+        begun = {"decoding": "exact", **json.loads((part / "recipe.json").read_text())}
         others = [name for name in recipe if recipe[name] != begun.get(name)]
         if others:
             raise ValueError(

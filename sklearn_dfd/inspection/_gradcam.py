@@ -93,6 +93,9 @@ class GradCAMDisplay:
     photographs of 224 pixels and the default ``block``, a map has 14 x 14 cells, and 7 x 7 after
     block 14 or later.
 
+    The photographs are shown, and the maps computed, from all their pixels, with
+    ``decoding="fast"`` too: they count in full for ``max_pixels``.
+
     References
     ----------
     .. [1] R. R. Selvaraju, M. Cogswell, A. Das, R. Vedantam, D. Parikh, D. Batra (2017). Grad-CAM:

@@ -50,6 +50,8 @@ MobileNetV2Features(device=3)  # refused
 MobileNetV2Features(on_error="ignore")  # refused
 MobileNetV2Features(engine="tensorflow")  # refused
 MobileNetV2Features(precision="float16")  # refused
+MobileNetV2Features(decoding="fast", max_pixels=4_000_000)
+MobileNetV2Features(decoding="draft")  # refused
 MobileNetV2Features(image_size="224")  # refused
 MobileNetV2Features(size=224)  # refused
 reveal_type(features.fit(["a.jpg"]))  # MobileNetV2Features

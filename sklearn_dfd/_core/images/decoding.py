@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from sklearn_dfd._core.images.colours import in_srgb, may_hold_a_profile, profile_to_convert
 from sklearn_dfd._core.images.formats import register_plugin, why_unreadable
+from sklearn_dfd._core.images.jpeg import Box, first_scan, scale_down
 from sklearn_dfd._core.messages import brief
 from sklearn_dfd._core.runtime.process_state import ThreadLock, WhileAny
 
@@ -51,6 +52,24 @@ class DerivedImage(NamedTuple):
     on_square: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None = None
 
 
+class Decoding(NamedTuple):
+    """How images are decoded for the network: the arguments of `load_rgb`.
+
+    Parameters
+    ----------
+    image_size : int
+        Side of the square that images are resized to, in pixels.
+    max_pixels : int or None, default=None
+        See `check_header`.
+    fast : bool, default=False
+        Whether large JPEG files are decoded at a reduced scale, see `load_rgb`.
+    """
+
+    image_size: int
+    max_pixels: int | None = None
+    fast: bool = False
+
+
 #: Length of the shortest side of an image in pixels: a single row or column, such as a tracking
 #: pixel, shows nothing.
 MIN_SIDE = 2
@@ -67,7 +86,9 @@ USUAL_MAX_PIXELS = 2**30 // 4 // 3
 #: Seconds of one core's time that decoding one image may take. A photograph takes 0.02; a small
 #: file made for the purpose, such as a JPEG of thousands of scans, keeps a decoder busy for hours.
 DECODING_SECONDS = 60
-_BLOCK = 4096  # bytes of a JPEG that are decoded between two looks at the clock
+#: Bytes of a JPEG file that are decoded between two looks at the clock; more of a file in a single
+#: scan, which takes no longer than its pixels account for, since the decoder is faster with more.
+_BLOCK, _BLOCK_OF_ONE_SCAN = 2**12, 2**18
 
 _TRANSPOSE: dict[object, Image.Transpose] = {  # EXIF orientation -> what turns the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -166,7 +187,7 @@ def decoding_mark(raw: RawImage, max_pixels: int | None = None) -> bytes:
             return lenient
         try:
             with _guarded(max_pixels):
-                image: Image.Image = _open(raw, max_pixels)
+                image, _ = _open(raw, max_pixels)
         except ValueError:  # which is reported when its header is checked
             return lenient
     else:
@@ -192,7 +213,7 @@ def pixel_limit(max_pixels: int | None) -> int | None:
         return _lifted[0] if _lifted else Image.MAX_IMAGE_PIXELS
 
 
-def check_header(raw: RawImage, max_pixels: int | None = None) -> None:
+def check_header(raw: RawImage, max_pixels: int | None = None, fast_for: int | None = None) -> None:
     """Check what can be checked without decoding, before hours are spent on the rest.
 
     Parameters
@@ -202,6 +223,10 @@ def check_header(raw: RawImage, max_pixels: int | None = None) -> None:
     max_pixels : int or None, default=None
         Number of pixels that an image file may have, whatever limit Pillow is set to; None for
         ``PIL.Image.MAX_IMAGE_PIXELS``, as this process has set it.
+    fast_for : int or None, default=None
+        Side of the square for which ``load_rgb(fast=True)`` will decode the image. Of a JPEG file
+        the pixels that are decoded count, unless the decoder holds the whole image in memory, as
+        it does for progressive files. None counts the pixels that the file has.
 
     Raises
     ------
@@ -210,7 +235,7 @@ def check_header(raw: RawImage, max_pixels: int | None = None) -> None:
         more pixels than it may have, or its values have no defined white level.
     """
     with _guarded(max_pixels):
-        _open(innermost(raw), max_pixels)
+        _open(innermost(raw), max_pixels, fast_for)
 
 
 def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
@@ -251,7 +276,7 @@ def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
 
 
 def load_rgb(
-    raw: RawImage, image_size: int, max_pixels: int | None = None
+    raw: RawImage, image_size: int, max_pixels: int | None = None, fast: bool = False
 ) -> npt.NDArray[np.uint8]:
     """Decode an image and resize it to a square (aspect ratio not kept).
 
@@ -263,6 +288,10 @@ def load_rgb(
         Side of the square in pixels.
     max_pixels : int or None, default=None
         See `check_header`.
+    fast : bool, default=False
+        Whether a JPEG file is decoded at the smallest scale, down to an eighth, that keeps both
+        sides at least twice as long as those of the square. Images in memory, other formats and
+        those derived images that are not made from the square are decoded at their full size.
 
     Returns
     -------
@@ -285,14 +314,13 @@ def load_rgb(
     """
     if isinstance(raw, DerivedImage):
         if raw.on_square is not None:
-            return raw.on_square(load_rgb(raw.raw, image_size, max_pixels))
+            return raw.on_square(load_rgb(raw.raw, image_size, max_pixels, fast))
         return np.array(squash(to_rgb(raw, max_pixels), image_size))
-    image, profile = _decoded(raw, max_pixels)
-    square = squash(image, image_size)
+    square, profile = _decoded(raw, max_pixels, image_size, fast=fast)
     return np.array(square if profile is None else in_srgb(square, profile))
 
 
-def squash(image: Image.Image, side: int) -> Image.Image:
+def squash(image: Image.Image, side: int, box: Box | None = None) -> Image.Image:
     """Resize an image to a square (aspect ratio not kept), with an antialiased bilinear filter.
 
     Rows come first, then columns. Pillow rounds in between, and newer releases take some tall
@@ -304,6 +332,8 @@ def squash(image: Image.Image, side: int) -> Image.Image:
         The image to resize.
     side : int
         Side of the square in pixels.
+    box : tuple of 4 float or None, default=None
+        The part of the image to resize, which begins in its upper left corner; None for all of it.
 
     Returns
     -------
@@ -311,15 +341,24 @@ def squash(image: Image.Image, side: int) -> Image.Image:
         The square, the same with every release of Pillow.
     """
     bilinear = Image.Resampling.BILINEAR
-    return image.resize((side, image.height), bilinear).resize((side, side), bilinear)
+    width, height = image.size if box is None else box[2:]
+    rows = image.resize((side, image.height), bilinear, (0, 0, width, image.height))
+    return rows.resize((side, side), bilinear, (0, 0, side, height))
 
 
 def _decoded(
-    raw: bytes | Image.Image | npt.NDArray[np.uint8], max_pixels: int | None
+    raw: bytes | Image.Image | npt.NDArray[np.uint8],
+    max_pixels: int | None,
+    image_size: int | None = None,
+    *,
+    fast: bool = False,
 ) -> tuple[Image.Image, bytes | None]:
-    """Return the upright RGB image, and the profile if its colours are still to be converted."""
+    """Return the upright RGB image, and the profile if its colours are still to be converted.
+
+    With ``image_size`` it is resized to the square of that side.
+    """
     with _guarded(max_pixels):
-        image = _open(raw, max_pixels)
+        image, box = _open(raw, max_pixels, image_size if fast else None)
         with _loading if image is raw else nullcontext():
             try:
                 image.load()
@@ -344,8 +383,13 @@ def _decoded(
             image, profile = in_srgb(image, profile), None
         if image.mode == "La":  # the one mode that Pillow converts to nothing but its neighbour
             image = image.convert("LA")
-        image = image.convert("RGB")
-        return (image if transpose is None else image.transpose(transpose)), profile
+        if image.mode != "RGB" or image_size is None:  # a copy of all pixels, often needless
+            image = image.convert("RGB")
+        if image_size is not None and box is not None:
+            image = squash(image, image_size, box)  # before it is turned, since the box is not
+        if transpose is not None:
+            image = image.transpose(transpose)
+        return (image if image_size is None else squash(image, image_size)), profile
 
 
 def _was_closed(image: Image.Image) -> bool:
@@ -360,13 +404,19 @@ def _was_closed(image: Image.Image) -> bool:
     return bool(getattr(image, "tile", None)) and (file is None or getattr(file, "closed", False))
 
 
-def _open(raw: bytes | Image.Image | npt.NDArray[np.uint8], max_pixels: int | None) -> Image.Image:
+def _open(
+    raw: bytes | Image.Image | npt.NDArray[np.uint8],
+    max_pixels: int | None,
+    fast_for: int | None = None,
+) -> tuple[Image.Image, Box | None]:
     """Return a PIL image, not decoded yet, that passed the checks of `check_header`.
 
-    For use within `_guarded`.
+    If it is to be decoded at a reduced scale, the second value is what `scale_down` returns. For
+    use within `_guarded`.
     """
+    box = None
     if isinstance(raw, bytes):
-        image: Image.Image = _open_bytes(raw)
+        image: Image.Image = _open_bytes(raw, of_any_size=fast_for is not None)
     elif isinstance(raw, np.ndarray):
         _check_side(raw.shape[1], raw.shape[0])
         pixels = raw[..., :3] if raw.ndim == 3 and raw.shape[-1] > 1 else raw.reshape(raw.shape[:2])
@@ -377,13 +427,22 @@ def _open(raw: bytes | Image.Image | npt.NDArray[np.uint8], max_pixels: int | No
     if image.mode == "F":
         raise _Fault(_no_white_level("floating point"))
     if isinstance(raw, bytes):  # Pillow itself only warns up to twice its own limit
+        n_pixels, size = image.width * image.height, f"{image.width}x{image.height} pixels"
+        if fast_for is not None:
+            box = scale_down(image, fast_for)
         limit = pixel_limit(max_pixels)
-        if limit is not None and image.width * image.height > limit:
-            raise _Fault(_too_large(f"{image.width}x{image.height} pixels", max_pixels))
-    return image
+        if limit is not None and n_pixels > limit and box is not None:
+            if _is_in_one_scan(raw):
+                n_pixels = image.width * image.height
+                size += f", {image.width}x{image.height} at the scale at which it is decoded"
+            else:
+                size += ", all of which a progressive file keeps in memory"
+        if limit is not None and n_pixels > limit:
+            raise _Fault(_too_large(size, max_pixels))
+    return image, box
 
 
-def _open_bytes(raw: bytes) -> ImageFile.ImageFile:
+def _open_bytes(raw: bytes, *, of_any_size: bool) -> ImageFile.ImageFile:
     Image.preinit()  # the common formats come first, as Image.open tries them
     Image.init()
     try:
@@ -392,9 +451,19 @@ def _open_bytes(raw: bytes) -> ImageFile.ImageFile:
         if not register_plugin(raw):
             raise _Fault(why_unreadable(raw)) from None
         image = _identified(raw)
+    except Image.DecompressionBombError:  # Pillow's own limit, which counts the pixels of the file
+        if not (of_any_size and first_scan(raw)):
+            raise
+        with _limit_lifted():
+            image = _identified(raw)
     if image.format in ("JPEG", "MPO"):
-        image.decodermaxblock = _BLOCK
+        image.decodermaxblock = _BLOCK_OF_ONE_SCAN if _is_in_one_scan(raw) else _BLOCK
     return image
+
+
+def _is_in_one_scan(raw: bytes) -> bool:
+    scan = first_scan(raw)
+    return scan is not None and scan.is_only
 
 
 def _identified(raw: bytes) -> ImageFile.ImageFile:

@@ -355,6 +355,18 @@ def origin_of(image: Any) -> Any:
     return image
 
 
+def is_rendered(image: Any) -> bool:
+    """Tell whether an image is a view that is made from all pixels of another image.
+
+    Other views are made from its resized square.
+    """
+    while isinstance(image, ImageView):
+        if image.on_square is None:
+            return True
+        image = image.source
+    return False
+
+
 def _origin(image: Any) -> Hashable:
     image = origin_of(image)
     if isinstance(image, str | os.PathLike):
