@@ -35,8 +35,10 @@ def rows_of(n_rows, seed=0):
 # ---- image files -> features ----
 
 
-def ours(weights, paths, engine="auto", precision="float32"):
-    features = MobileNetV2Features(weights=weights, engine=engine, precision=precision)
+def ours(weights, paths, engine="auto", precision="float32", decoding="exact"):
+    features = MobileNetV2Features(
+        weights=weights, engine=engine, precision=precision, decoding=decoding
+    )
     features.fit(paths).transform(paths[:16])
 
     def run():
