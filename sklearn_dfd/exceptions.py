@@ -1,4 +1,4 @@
-"""Errors that this package raises."""
+"""Errors and warnings of this package."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from sklearn_dfd._core.messages import on_one_line
 
-__all__ = ["ImageError", "LeakageError", "LossError", "WeightsError"]
+__all__ = ["ImageError", "LeakageError", "LossError", "ShortcutWarning", "WeightsError"]
 
 
 class ImageError(OSError, ValueError):
@@ -78,6 +78,10 @@ class LeakageError(ValueError):
 
 class LossError(ValueError):
     """The loss or a weight is no longer finite."""
+
+
+class ShortcutWarning(UserWarning):
+    """Headers and metadata of image files give the labels away."""
 
 
 class WeightsError(OSError, ValueError):

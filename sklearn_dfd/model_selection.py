@@ -14,13 +14,17 @@ from sklearn.utils.validation import column_or_1d
 from sklearn_dfd._core.copies.source_groups import check_leakage, find_copies, find_source_groups
 from sklearn_dfd._core.groups import check_groups, check_groups_of_views, too_few_groups
 from sklearn_dfd._core.images.sources import ImageView, as_image_list, describe, number_by_origin
+from sklearn_dfd._core.shortcuts.report import ShortcutReport, ShortcutRow, check_shortcuts
 from sklearn_dfd._core.sklearn_private import Interval, num_samples, safe_indexing, validate_params
 from sklearn_dfd.exceptions import LeakageError
 
 __all__ = [
     "LeakageError",
     "OriginalsSplit",
+    "ShortcutReport",
+    "ShortcutRow",
     "check_leakage",
+    "check_shortcuts",
     "find_copies",
     "find_source_groups",
     "train_test_group_split",

@@ -35,6 +35,7 @@ ROOMS = (
     "_core/extraction",
     "feature_store",
     "_core/copies",
+    "_core/shortcuts",
     "_core/network",
     "_core/groups",
     "_core/bootstrap",

@@ -21,14 +21,14 @@ def brief(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}".removesuffix(": ")
 
 
-def warn_user(message: str) -> None:
+def warn_user(message: str, category: type[UserWarning] = UserWarning) -> None:
     """Warn at the line of the user's code that led here, however deep in a pipeline that was."""
     level = 1
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _package_of(frame) in _IN_BETWEEN:
         level, frame = level + 1, frame.f_back
     # in a thread of ours there is no such line
-    warnings.warn(message, UserWarning, stacklevel=level + 1 if frame is not None else 2)
+    warnings.warn(message, category, stacklevel=level + 1 if frame is not None else 2)
 
 
 def _package_of(frame: FrameType) -> str:

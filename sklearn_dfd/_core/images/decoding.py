@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
-from typing import NamedTuple, TypeAlias, Union
+from typing import IO, NamedTuple, TypeAlias, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,8 @@ _REFUSED_FORMATS = frozenset({"BLP", "EPS", "FITS", "IPTC", "WMF"})
 
 #: Pixels that Pillow allows in an image file unless ``Image.MAX_IMAGE_PIXELS`` is changed.
 USUAL_MAX_PIXELS = 2**30 // 4 // 3
+
+_ANY_NUMBER = 2**62  # of pixels, where none is decoded
 
 #: Seconds of one core's time that decoding one image may take. A photograph takes 0.02; a small
 #: file made for the purpose, such as a JPEG of thousands of scans, keeps a decoder busy for hours.
@@ -236,6 +238,38 @@ def check_header(raw: RawImage, max_pixels: int | None = None, fast_for: int | N
     """
     with _guarded(max_pixels):
         _open(innermost(raw), max_pixels, fast_for)
+
+
+def open_lazily(file: IO[bytes]) -> Image.Image:
+    """Open an image file of any size for what its header says; no pixel is decoded.
+
+    Parameters
+    ----------
+    file : binary file object
+        The file, at its beginning.
+
+    Returns
+    -------
+    image : PIL image
+        Not decoded, and not checked as `check_header` does.
+
+    Raises
+    ------
+    ValueError
+        If the file begins no known image format, or its header is damaged.
+    """
+    with _guarded(_ANY_NUMBER):
+        Image.preinit()
+        Image.init()
+        try:
+            return _identified_file(file)
+        except UnidentifiedImageError:
+            file.seek(0)
+            head = file.read(1024)
+            if not register_plugin(head):
+                raise _Fault(why_unreadable(head)) from None
+            file.seek(0)
+            return _identified_file(file)
 
 
 def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
@@ -467,8 +501,12 @@ def _is_in_one_scan(raw: bytes) -> bool:
 
 
 def _identified(raw: bytes) -> ImageFile.ImageFile:
+    return _identified_file(_TimedBytes(raw))
+
+
+def _identified_file(file: IO[bytes]) -> ImageFile.ImageFile:
     formats = [name for name in Image.ID if name not in _REFUSED_FORMATS]
-    return Image.open(_TimedBytes(raw), formats=formats)
+    return Image.open(file, formats=formats)
 
 
 class _TimeIsUp(BaseException):

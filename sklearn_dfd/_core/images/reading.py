@@ -7,9 +7,10 @@ it is, names it with `sources.describe`, and collects the sentences in one `Imag
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -211,16 +212,49 @@ def _checked(content: bytes) -> bytes:
 _TOO_LONG = f"it is larger than {_MAX_BYTES:,} bytes, as no photograph is"
 
 
-def _read_file(path: "str | os.PathLike[str]") -> bytes:
-    """Read a regular file, never waiting for a pipe or waking a device."""
+def open_file(path: "str | os.PathLike[str]") -> IO[bytes]:
+    """Open a regular file, never waiting for a pipe or waking a device.
+
+    Parameters
+    ----------
+    path : path
+        The path, which may begin with ``~``.
+
+    Returns
+    -------
+    file : binary file object
+        For the caller to close.
+
+    Raises
+    ------
+    OSError, ValueError
+        If `read_source` raises it.
+    """
     path = os.path.expanduser(path)
-    try:
+    with _reasons(path):
         # Before opening, since that alone may wait or rewind a tape; and again afterwards, since
         # the name may by then stand for something else, which O_NONBLOCK keeps from waiting.
         _check_regular(os.stat(path))
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        file = open(path, "rb", opener=_open_without_waiting)
+        try:
             _check_regular(os.fstat(file.fileno()))
-            content = file.read(_MAX_BYTES)  # it may grow meanwhile
+        except BaseException:
+            file.close()
+            raise
+    return file
+
+
+def _read_file(path: "str | os.PathLike[str]") -> bytes:
+    with open_file(path) as file, _reasons(os.path.expanduser(path)):
+        content = file.read(_MAX_BYTES)  # it may grow meanwhile
+    return _checked(content)
+
+
+@contextmanager
+def _reasons(path: "str | os.PathLike[str]") -> Iterator[None]:
+    """Turn what the system says of a path into a reason that does not name it."""
+    try:
+        yield
     except IsADirectoryError:
         raise IsADirectoryError(
             "it is a folder, not a file: pass the images in it, "
@@ -236,9 +270,6 @@ def _read_file(path: "str | os.PathLike[str]") -> bytes:
         raise type(error)(f"the file cannot be read ({error.strerror or error})") from None
     except ValueError as error:  # a NUL, or characters that the file system cannot encode
         raise ValueError(f"no file can have this name ({brief(error)})") from None
-    if not content:
-        raise ValueError("the file is empty")
-    return content
 
 
 def _what_to_do_with_a_url(url: str) -> str:
