@@ -1,4 +1,4 @@
-"""Random views of photographs: the same in every process, and made only when they are needed."""
+"""Photographs changed when they are needed: random views of them, and all encoded alike."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,14 @@ from sklearn.utils.validation import column_or_1d
 from sklearn_dfd._core.groups import check_groups, check_groups_of_views
 from sklearn_dfd._core.images.decoding import to_rgb
 from sklearn_dfd._core.images.distortions import DISTORTIONS
+from sklearn_dfd._core.images.equalizing import EqualizedImage, equalize_encoding
 from sklearn_dfd._core.images.reading import read_all
 from sklearn_dfd._core.images.sources import (
     ImageLike,
     ImageView,
     as_image_list,
     describe,
+    is_original,
     number_by_origin,
 )
 from sklearn_dfd._core.sklearn_private import (
@@ -32,7 +34,7 @@ from sklearn_dfd._core.sklearn_private import (
     validate_params,
 )
 
-__all__ = ["ImageAugmenter", "View", "augment"]
+__all__ = ["EqualizedImage", "ImageAugmenter", "View", "augment", "equalize_encoding"]
 
 # Random numbers are drawn here and Pillow makes the views: the random transforms of torchvision use
 # torch's global generator, call the same functions of Pillow, and take seconds to import.
@@ -460,7 +462,7 @@ def augment(
         data=data,
         target=None if y is None else y[rows],
         groups=groups[rows],
-        is_original=np.array([not isinstance(image, ImageView) for image in data]),
+        is_original=np.array([is_original(image) for image in data]),
     )
 
 

@@ -13,7 +13,8 @@ from sklearn.utils.validation import column_or_1d
 
 from sklearn_dfd._core.copies.source_groups import check_leakage, find_copies, find_source_groups
 from sklearn_dfd._core.groups import check_groups, check_groups_of_views, too_few_groups
-from sklearn_dfd._core.images.sources import ImageView, as_image_list, describe, number_by_origin
+from sklearn_dfd._core.images.sources import as_image_list, describe, number_by_origin
+from sklearn_dfd._core.images.sources import is_original as is_an_original
 from sklearn_dfd._core.shortcuts.report import ShortcutReport, ShortcutRow, check_shortcuts
 from sklearn_dfd._core.sklearn_private import Interval, num_samples, safe_indexing, validate_params
 from sklearn_dfd.exceptions import LeakageError
@@ -172,7 +173,7 @@ class OriginalsSplit(BaseCrossValidator):
                 raise type(error)(
                     f"{error} Where X holds features of images, pass is_original to OriginalsSplit."
                 ) from None
-            is_original = np.array([not isinstance(image, ImageView) for image in images])
+            is_original = np.array([is_an_original(image) for image in images])
             if label is None:
                 label = number_by_origin(images)
             else:
@@ -217,7 +218,7 @@ class OriginalsSplit(BaseCrossValidator):
         except (TypeError, ValueError):
             return  # Features do not show which image they are of.
         for row in np.flatnonzero(is_original).tolist():
-            if isinstance(images[row], ImageView):
+            if not is_an_original(images[row]):
                 raise ValueError(
                     f"is_original is True for row {row}, which is a {describe(images[row])}: pass "
                     "what augment returned, in the order of X."

@@ -62,6 +62,11 @@ class ImageView(ABC):
         """
 
     @property
+    def is_original(self) -> bool:
+        """Whether it stands in for its source, and is not one of several views of it."""
+        return False
+
+    @property
     def on_square(self) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None:
         """Function that makes the same pixels from the resized source; None where there is none."""
         return None
@@ -365,6 +370,11 @@ def is_rendered(image: Any) -> bool:
             return True
         image = image.source
     return False
+
+
+def is_original(image: Any) -> bool:
+    """Tell whether an image is a photograph, or stands in for one, and is no view of it."""
+    return not isinstance(image, ImageView) or image.is_original
 
 
 def _origin(image: Any) -> Hashable:

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from io import BytesIO
+from collections.abc import Mapping
+from io import BytesIO, RawIOBase
 from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -85,8 +85,8 @@ def read_header(source: Any) -> Header:
     OSError, ValueError, TypeError
         If the file cannot be read, or its header is damaged or longer than any photograph's.
     """
-    if isinstance(source, Image.Image) and getattr(source, "filename", ""):
-        source = source.filename
+    if isinstance(source, Image.Image):
+        source = vars(source).get("filename") or source
     if isinstance(source, ImageView):
         raise NoHeaderError("it is made when it is needed, and is no file")
     if isinstance(source, Image.Image | np.ndarray):
@@ -205,21 +205,32 @@ class _Spent(BaseException):
     """Raised into Pillow: not an Exception, which it might take for the end of the file."""
 
 
-class _Limited:
+class _Limited(RawIOBase):
     """A file of which a limited number of bytes can be read, for a limited time of the thread."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._read: Callable[[int], bytes] = file.read
-        self.seek: Callable[..., int] = file.seek
-        self.tell: Callable[[], int] = file.tell
+        super().__init__()
+        self._file = file
         self._left = _MAX_BYTES
         self._deadline = time.thread_time() + _SECONDS
 
-    def read(self, size: int | None = -1, /) -> bytes:
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
         if time.thread_time() > self._deadline:
             raise _Spent(f"reading its header takes more than {_SECONDS} seconds")
-        wanted = self._left + 1 if size is None or size < 0 else min(size, self._left + 1)
-        content = self._read(wanted)
+        wanted = self._left + 1 if size < 0 else min(size, self._left + 1)
+        content = self._file.read(wanted)
         self._left -= len(content)
         if self._left < 0:
             raise _Spent(f"its header is longer than {_MAX_BYTES:,} bytes")

@@ -13,6 +13,7 @@ _MIN_FILES = 10  # that have a value; rarer values are put together
 _MAX_VALUES = 200  # of an attribute
 _N_BINS = 10  # of a number
 _N_RESAMPLES = 1000
+_MAX_WEIGHTS = 2**21  # of files in resamples, at once
 
 
 def coded(values: Sequence[str | float]) -> npt.NDArray[np.int64]:
@@ -30,12 +31,12 @@ def coded(values: Sequence[str | float]) -> npt.NDArray[np.int64]:
         many different values are put into bins that hold equally many files.
     """
     array = np.asarray(values)
-    if array.dtype.kind == "f":
-        distinct = np.unique(array[~np.isnan(array)])
-        if len(distinct) > _N_BINS:
-            edges = np.unique(np.nanquantile(array, np.linspace(0, 1, _N_BINS + 1)[1:-1]))
-            binned = np.searchsorted(edges, array, side="left")
-            array = np.where(np.isnan(array), -1, binned)
+    if array.dtype.kind == "f" and len(np.unique(array)) > _N_BINS:
+        shares = np.linspace(0, 1, max(1, min(_N_BINS, len(array) // _MIN_FILES)) + 1)
+        edges = np.unique(np.nanquantile(array, shares[1:-1]))
+        binned = np.searchsorted(edges, array, side="left")
+        array = np.where(np.isnan(array), len(edges) + 1, binned)
+        return np.unique(array, return_inverse=True)[1].astype(np.int64)
     _, codes, counts = np.unique(array, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     rank = np.empty_like(order)
@@ -138,21 +139,22 @@ def auc_intervals(
     """
     rng = check_random_state(random_state)
     tested = np.flatnonzero(fold > 0)
-    positive = target[tested].astype(np.float64)
     group = np.unique(groups[tested], return_inverse=True)[1]
     n_groups = int(group.max()) + 1
-    pairs = [_Pairs(score[tested], fold[tested], positive) for score in scores]
-    aucs = [each.auc(np.ones(len(tested))) for each in pairs]
-    resampled = np.empty((_N_RESAMPLES, len(scores)))
-    for row in resampled:
-        while True:
-            drawn = np.bincount(rng.randint(n_groups, size=n_groups), minlength=n_groups)[group]
-            if 0 < drawn @ positive < drawn.sum():
-                break
-        row[:] = [each.auc(drawn) for each in pairs]
+    pairs = [_Pairs(score[tested], fold[tested], target[tested]) for score in scores]
+    aucs = [float(each.auc(np.ones((1, len(tested))))[0]) for each in pairs]
+    at_once = max(1, min(_N_RESAMPLES, _MAX_WEIGHTS // len(tested)))
+    resampled: list[list[npt.NDArray[np.float64]]] = [[] for _ in pairs]
+    for start in range(0, _N_RESAMPLES, at_once):
+        n = min(at_once, _N_RESAMPLES - start)
+        drawn = rng.randint(n_groups, size=(n, n_groups)) + n_groups * np.arange(n)[:, np.newaxis]
+        times = np.bincount(drawn.ravel(), minlength=n * n_groups).reshape(n, n_groups)
+        weights = times[:, group].astype(np.float64)
+        for each, of_score in zip(pairs, resampled, strict=True):
+            of_score.append(each.auc(weights))
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(resampled, [tail, 1 - tail], axis=0)
-    return aucs, [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    ends = [np.nanquantile(np.concatenate(of_score), [tail, 1 - tail]) for of_score in resampled]
+    return aucs, [(float(low), float(high)) for low, high in ends]
 
 
 class _Pairs:
@@ -162,25 +164,37 @@ class _Pairs:
         self,
         score: npt.NDArray[np.float64],
         fold: npt.NDArray[np.int64],
-        positive: npt.NDArray[np.float64],
+        positive: npt.NDArray[np.int64],
     ) -> None:
         order = np.lexsort((score, fold))
         new = np.ones(len(order), dtype=bool)
         new[1:] = (np.diff(score[order]) != 0) | (np.diff(fold[order]) != 0)
-        # files of one fold and score are one step of the curve
-        self._step = np.empty(len(order), dtype=np.int64)
-        self._step[order] = np.cumsum(new) - 1
         folds = fold[order][new]
         self._first = np.flatnonzero(np.r_[True, np.diff(folds) != 0])
         self._fold = np.cumsum(np.r_[0, np.diff(folds) != 0])
-        self._positive = positive
+        # files of one fold and score are one step of the curve
+        start = np.r_[np.flatnonzero(new), len(order)]
+        shape = (len(folds), len(order))
+        self._positive = csr_array((positive[order].astype(np.float64), order, start), shape=shape)
+        self._negative = csr_array((1.0 - positive[order], order, start), shape=shape)
 
-    def auc(self, weight: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> float:
-        """Return the share of pairs in the right order; equal scores count half."""
-        n_steps = len(self._fold)
-        positive = np.bincount(self._step, weight * self._positive, n_steps)
-        negative = np.bincount(self._step, weight, n_steps) - positive
-        before = np.cumsum(negative) - negative
+    def auc(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the share of pairs in the right order; equal scores count half.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_resamples, n_files), dtype float64
+            How often each file is in each resample.
+
+        Returns
+        -------
+        auc : ndarray of shape (n_resamples,), dtype float64
+            NaN for a resample without any pair.
+        """
+        positive, negative = self._positive @ weights.T, self._negative @ weights.T
+        before = np.cumsum(negative, axis=0) - negative
         below = before - before[self._first][self._fold] + negative / 2
-        n_pairs = np.add.reduceat(positive, self._first) @ np.add.reduceat(negative, self._first)
-        return float(positive @ below / n_pairs) if n_pairs else 0.5
+        n_positive = np.add.reduceat(positive, self._first)
+        n_pairs = (n_positive * np.add.reduceat(negative, self._first)).sum(axis=0)
+        right = (positive * below).sum(axis=0)
+        return np.divide(right, n_pairs, out=np.full(len(right), np.nan), where=n_pairs > 0)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
-from sklearn_dfd._core.shortcuts.headers import Attribute
+from sklearn_dfd._core.shortcuts.headers import NONE, Attribute
 
 
 def name_of(label: object) -> str:
@@ -38,25 +38,31 @@ def telling_value(
     text : str
         Such as "about quality 87: 21 % of fake, 0 % of real".
     """
-    n_first, n_second = np.bincount(target, minlength=2)
     best, said = -1.0, ""
     for name in (*attribute.kinds, *attribute.numbers):
         values = np.asarray(columns[name])
-        number = values.dtype.kind == "f"
         distinct, codes = np.unique(values, return_inverse=True)
+        if said and (len(distinct) == 1 or (name in attribute.numbers and attribute.kinds)):
+            continue
         counts = np.zeros((2, len(distinct)))
         np.add.at(counts, (target, codes), 1)
-        shares = counts / np.array([[n_first], [n_second]])
-        if number:
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        if name in attribute.numbers:
             shares = np.cumsum(shares, axis=1)
-        difference = np.abs(shares[0] - shares[1])
-        at = int(np.argmax(difference))
-        if difference[at] > best:
-            best = float(difference[at])
+            weight = np.abs(shares[0] - shares[1])
+        else:  # its part of the chi-squared distance: a value that one class lacks tells most
+            weight = (shares[0] - shares[1]) ** 2 / (shares[0] + shares[1])
+            weight -= 1e-9 * (distinct == NONE)  # of two that tell as much, the one that is there
+        at = int(np.argmax(weight))
+        if weight[at] > best:
+            best = float(weight[at])
+            number = name in attribute.numbers
             value = _limit(name, float(distinct[at])) if number else str(distinct[at])
             order = (0, 1) if shares[0, at] > shares[1, at] else (1, 0)
-            said = f"{value}: " + ", ".join(f"{shares[i, at]:.0%} of {names[i]}" for i in order)
-    return said.replace("%", " %")
+            said = f"{value}: " + ", ".join(
+                f"{100 * shares[i, at]:.0f} % of {names[i]}" for i in order
+            )
+    return said
 
 
 def only_value(attribute: Attribute, columns: Mapping[str, Sequence[str | float]]) -> str:
