@@ -11,6 +11,7 @@ _WEIGHTS = str(Path(_FILE).resolve()) if _FILE else "random"
 SETTINGS: dict[str, dict[str, str] | None] = {
     "quickstart.py": {"DFD_N_SAMPLES": "200"},
     "source_groups.py": {"DFD_EDITS": "13"},
+    "shortcuts.py": {"DFD_N_SAMPLES": "400"},
     "leakage.py": {"DFD_N_SAMPLES": "60", "DFD_VIEWS": "2", "DFD_EPOCHS": "4"},
     "augmentation.py": {"DFD_N_SAMPLES": "80", "DFD_VIEWS": "2"},
     "robustness.py": {"DFD_N_SAMPLES": "120", "DFD_RESAMPLES": "100"},
@@ -21,6 +22,7 @@ SETTINGS: dict[str, dict[str, str] | None] = {
     "accurate_detector.py": None,
 }
 
+_WITHOUT_NETWORK = ("source_groups", "shortcuts")
 _NOT_RUN = "This page shows no output: the example needs a folder of photographs (``DATA``)."
 _RUN = "The output on this page is that of ``{} python examples/{}``."
 _RANDOM = (
@@ -52,7 +54,7 @@ def say_how_it_ran(app: object, docname: str, source: list[str]) -> None:
         said = _NOT_RUN
     else:
         # The path of a file of weights is not published.
-        weights = {} if name == "source_groups" else {"DFD_WEIGHTS": "FILE" if _FILE else "random"}
+        weights = {} if name in _WITHOUT_NETWORK else {"DFD_WEIGHTS": "FILE" if _FILE else "random"}
         variables = " ".join(f"{key}={value}" for key, value in {**weights, **settings}.items())
         said = _RUN.format(variables, script)
         if not _FILE and weights:

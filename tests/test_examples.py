@@ -180,3 +180,22 @@ def test_source_groups(tmp_path):
     assert "39 photographs in 26 groups" in done.stdout
     assert last_line(done).endswith("groups found puts aside, 0.")
     assert is_png(tmp_path / "source_groups.png")
+
+
+def test_shortcuts(tmp_path):
+    done = run("shortcuts.py", tmp_path, DFD_N_SAMPLES=120)
+    assert done.returncode == 0, done.stderr
+    assert "Editor 9.1: " in done.stdout and "<EqualizedImage (quality 75)" in done.stdout
+    assert last_line(done).startswith("Of these 120 toy files, headers and metadata alone")
+    assert is_png(tmp_path / "shortcuts.png")
+
+
+def test_shortcuts_of_a_folder(tmp_path):
+    photos = make_spliced_photos(60, random_state=0)
+    for i, (pixels, label) in enumerate(zip(photos.data, photos.target, strict=True)):
+        path = tmp_path / "faces" / ("fake" if label else "real") / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, quality=80 if label else 90)
+    done = run("shortcuts.py", tmp_path, DFD_DATA=tmp_path / "faces")
+    assert done.returncode == 0, done.stderr
+    assert "ROC AUC of 1.000" in last_line(done) and "Of these 60 files" in last_line(done)
