@@ -27,6 +27,7 @@ from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.export import make_model_card
 from sklearn_dfd.feature_store import FeatureStore
 from sklearn_dfd.metrics import bootstrap_interval, tpr_at_fpr
+from sklearn_dfd.model_selection import ShortcutReport, ShortcutRow
 
 pytest.importorskip("skops")
 
@@ -260,3 +261,18 @@ def test_a_column_of_probabilities_is_refused(scored):
     for wrong in (proba * 2, proba - 0.5, np.where(np.arange(200)[:, None] == 7, np.nan, proba)):
         with pytest.raises(ValueError, match=r"y_proba holds .* in row \d+: .* sum to 1"):
             make_card(estimator, y, wrong)
+
+
+def test_what_the_files_give_away_is_said(scored):
+    estimator, y, proba, groups = scored
+    row = ShortcutRow("software", 0.7, 0.6, 0.8, "Editor: 40 % of fake, 0 % of real", True)
+    report = ShortcutReport(0.7, (0.6, 0.8), [row], [], ["fake", "real"], 200, 25, 0.95)
+    text = section(make_card(estimator, y, proba, shortcuts=report).render(), "Shortcuts")
+    assert "ROC AUC of 0.700 (95 % interval 0.600 to 0.800, 200 files, 25 groups" in text
+    assert "Most of it lies in: software (Editor: 40 % of fake, 0 % of real)." in text
+    chance = report._replace(roc_auc=0.52, interval=(0.45, 0.6))
+    text = section(make_card(estimator, y, proba, shortcuts=chance).render(), "Shortcuts")
+    assert "0.520" in text and "software" not in text
+    assert "was not checked" in section(make_card(estimator, y, proba).render(), "Shortcuts")
+    with pytest.raises(ValueError, match="'shortcuts' parameter"):
+        make_card(estimator, y, proba, shortcuts=0.7)

@@ -338,6 +338,30 @@ def test_hostile_files_take_little_time_and_memory(name, tmp_path):
     assert all(len(value) < 1000 for value in header.values() if isinstance(value, str))
 
 
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "JPEG2000", "PPM", "TGA", "ICO", "MPO")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_damaged_files_are_read_or_refused_without_a_warning(format):
+    rng = np.random.RandomState(0)
+    options = {"exif": exif_of(software="Editor")} if format in ("JPEG", "PNG", "WEBP") else {}
+    whole = photo(format, **options)
+    read_header(whole)
+    for _ in range(150):
+        raw = bytearray(whole[: rng.randint(4, len(whole))] if rng.uniform() < 0.3 else whole)
+        for _ in range(rng.randint(1, 6)):
+            raw[int(rng.uniform() ** 3 * len(raw))] = rng.choice(
+                [0, 1, 0x7F, 0xFF, rng.randint(256)]
+            )
+        try:
+            header = read_header(bytes(raw))
+        except ValueError as error:
+            assert str(error)
+        else:
+            assert header["width"] * header["height"] > 0 and header["density"] > 0
+            assert all(isinstance(value, str | float) for value in header.values())
+
+
 def test_pillow_reads_a_bounded_part_for_a_bounded_time(tmp_path, monkeypatch):
     raw = photo("TIFF")
     monkeypatch.setattr(headers, "_MAX_BYTES", 100)

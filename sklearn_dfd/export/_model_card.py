@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from tqdm.auto import tqdm
 
 from sklearn_dfd._core.groups import check_groups
+from sklearn_dfd._core.shortcuts.report import ShortcutReport
 from sklearn_dfd._core.sklearn_private import HasMethods, validate_params
 from sklearn_dfd._core.validation import (
     Label,
@@ -67,6 +68,7 @@ _MAY_BE_PATHS = {"weights": ("imagenet",), "memory": ()}
         "pos_label": [Real, str, "boolean", None],
         "groups": ["array-like", None],
         "robustness": [HasMethods("to_dict"), None],
+        "shortcuts": [ShortcutReport, None],
         "intended_use": [str],
         "limits": [str],
         "license": [str, None],
@@ -84,6 +86,7 @@ def make_model_card(
     pos_label: Label | None = None,
     groups: npt.ArrayLike | None = None,
     robustness: "DataFrame | None" = None,
+    shortcuts: ShortcutReport | None = None,
     intended_use: str = _INTENDED_USE,
     limits: str = _LIMITS,
     license: str | None = None,
@@ -118,6 +121,10 @@ def make_model_card(
 
     robustness : DataFrame, default=None
         The result of :func:`~sklearn_dfd.robustness.evaluate_robustness`.
+
+    shortcuts : ShortcutReport, default=None
+        The result of :func:`~sklearn_dfd.model_selection.check_shortcuts` for the photographs that
+        the detector was trained and tested on, or for the test photographs.
 
     intended_use, limits : str
         The paragraphs of these names. The defaults hold for any detector of this package; yours
@@ -199,6 +206,7 @@ def make_model_card(
         "/Intended use": intended_use,
         "/Limits": limits,
         "/Data": data,
+        "/Shortcuts": _shortcuts(shortcuts),
         "/How to load it": _loading(pos_label),
     }.items():
         card.add(**{_TITLE + name: text})
@@ -355,6 +363,22 @@ def _tested_on(
         f"On {len(y_true)} photographs that the detector was not trained on ({counts}). {together} "
         f"The intervals hold {100 * _LEVEL:g} % of {_N_RESAMPLES:,} resamples. {alarms}"
     )
+
+
+def _shortcuts(report: ShortcutReport | None) -> str:
+    """Say how well the classes can be told apart without looking at the photographs."""
+    if report is None:
+        return "Whether headers and metadata of the files give the labels away was not checked."
+    low, high = report.interval
+    text = (
+        f"A rule that sees the headers and metadata of the files and no pixels has a ROC AUC of "
+        f"{report.roc_auc:.3f} ({100 * report.confidence:g} % interval {low:.3f} to {high:.3f}, "
+        f"{report.n_images} files, {report.n_groups} groups; 0.5 is chance)."
+    )
+    if report.excludes_chance:
+        best = max(report.attributes, key=lambda row: row.roc_auc)
+        text += f" Most of it lies in: {best.attribute} ({best.example})."
+    return text
 
 
 def _robustness(results: "DataFrame", roc_auc: float) -> tuple[str, dict[str, list[str]]]:
