@@ -264,7 +264,7 @@ def test_a_column_of_probabilities_is_refused(scored):
 
 
 def test_what_the_files_give_away_is_said(scored):
-    estimator, y, proba, groups = scored
+    estimator, y, proba, _ = scored
     row = ShortcutRow("software", 0.7, 0.6, 0.8, "Editor: 40 % of fake, 0 % of real", True)
     report = ShortcutReport(0.7, (0.6, 0.8), [row], [], ["fake", "real"], 200, 25, 0.95)
     text = section(make_card(estimator, y, proba, shortcuts=report).render(), "Shortcuts")

@@ -83,7 +83,8 @@ _REFUSED_FORMATS = frozenset({"BLP", "EPS", "FITS", "IPTC", "WMF"})
 #: Pixels that Pillow allows in an image file unless ``Image.MAX_IMAGE_PIXELS`` is changed.
 USUAL_MAX_PIXELS = 2**30 // 4 // 3
 
-_ANY_NUMBER = 2**62  # of pixels, where none is decoded
+#: Formats that Pillow decodes as soon as it opens a file.
+_DECODED_AT_ONCE = frozenset({"ICO"})
 
 #: Seconds of one core's time that decoding one image may take. A photograph takes 0.02; a small
 #: file made for the purpose, such as a JPEG of thousands of scans, keeps a decoder busy for hours.
@@ -241,7 +242,7 @@ def check_header(raw: RawImage, max_pixels: int | None = None, fast_for: int | N
 
 
 def open_lazily(file: IO[bytes]) -> Image.Image:
-    """Open an image file of any size for what its header says; no pixel is decoded.
+    """Open an image file for what its header says; no pixel is decoded.
 
     Parameters
     ----------
@@ -256,20 +257,21 @@ def open_lazily(file: IO[bytes]) -> Image.Image:
     Raises
     ------
     ValueError
-        If the file begins no known image format, or its header is damaged.
+        If the file begins no known image format, or one that cannot be opened without decoding it,
+        its header is damaged, or it has more than twice as many pixels as Pillow allows.
     """
-    with _guarded(_ANY_NUMBER):
+    with _guarded(None):
         Image.preinit()
         Image.init()
         try:
-            return _identified_file(file)
+            return _identified_file(file, _DECODED_AT_ONCE)
         except UnidentifiedImageError:
             file.seek(0)
             head = file.read(1024)
             if not register_plugin(head):
                 raise _Fault(why_unreadable(head)) from None
             file.seek(0)
-            return _identified_file(file)
+            return _identified_file(file, _DECODED_AT_ONCE)
 
 
 def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
@@ -504,8 +506,8 @@ def _identified(raw: bytes) -> ImageFile.ImageFile:
     return _identified_file(_TimedBytes(raw))
 
 
-def _identified_file(file: IO[bytes]) -> ImageFile.ImageFile:
-    formats = [name for name in Image.ID if name not in _REFUSED_FORMATS]
+def _identified_file(file: IO[bytes], others: frozenset[str] = frozenset()) -> ImageFile.ImageFile:
+    formats = [name for name in Image.ID if name not in _REFUSED_FORMATS | others]
     return Image.open(file, formats=formats)
 
 
