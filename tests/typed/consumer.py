@@ -14,13 +14,14 @@ from sklearn_dfd import (
     detect,
     make_deepfake_pipeline,
 )
-from sklearn_dfd.augmentation import ImageAugmenter, augment
+from sklearn_dfd.augmentation import ImageAugmenter, augment, equalize_encoding
 from sklearn_dfd.datasets import load_image_folder, make_spliced_photos
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore
 from sklearn_dfd.inspection import TrainingHistoryDisplay
 from sklearn_dfd.metrics import bootstrap_interval, equal_error_rate, tpr_at_fpr
 from sklearn_dfd.model_selection import (
     check_leakage,
+    check_shortcuts,
     find_source_groups,
     train_test_group_split,
 )
@@ -116,3 +117,13 @@ detect(pipe, ["a.jpg"], pos_label=1, threshold=0.5)
 detect(pipe)  # refused
 detect(pipe, ["a.jpg"], treshold=0.5)  # refused
 reveal_type(TrainingHistoryDisplay.from_estimator(clf))  # TrainingHistoryDisplay
+
+# what the files give away
+
+report = check_shortcuts(["a.jpg"], ["real"], groups=[0], cv=3, file_time=True)
+reveal_type(report)  # ShortcutReport
+reveal_type(report.roc_auc)  # float
+reveal_type(report.attributes)  # ShortcutRow
+check_shortcuts(["a.jpg"], [0], cv="five")  # refused
+reveal_type(equalize_encoding(["a.jpg"], image_size=224))  # numpy.ndarray
+equalize_encoding(["a.jpg"], quality="high")  # refused

@@ -215,7 +215,9 @@ def check_shortcuts(
     within a fold only, and the interval resamples whole groups.
 
     A file with a damaged header, of more than 2,000 segments, or one that keeps its reader busy
-    for more than five seconds is listed as unreadable.
+    for more than five seconds is listed as unreadable. So are files other than JPEG that have more
+    than twice as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS``, and icons (ICO), which cannot be
+    opened without decoding them.
 
     The interval is that of all attributes together. At a confidence of 0.95, one of twenty
     attributes that say nothing is expected to have an interval of its own that excludes 0.5.
