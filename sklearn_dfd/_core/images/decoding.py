@@ -264,14 +264,14 @@ def open_lazily(file: IO[bytes]) -> Image.Image:
         Image.preinit()
         Image.init()
         try:
-            return _identified_file(file, _DECODED_AT_ONCE)
+            return _identified(file, _DECODED_AT_ONCE)
         except UnidentifiedImageError:
             file.seek(0)
             head = file.read(1024)
             if not register_plugin(head):
                 raise _Fault(why_unreadable(head)) from None
             file.seek(0)
-            return _identified_file(file, _DECODED_AT_ONCE)
+            return _identified(file, _DECODED_AT_ONCE)
 
 
 def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
@@ -482,16 +482,16 @@ def _open_bytes(raw: bytes, *, of_any_size: bool) -> ImageFile.ImageFile:
     Image.preinit()  # the common formats come first, as Image.open tries them
     Image.init()
     try:
-        image = _identified(raw)
+        image = _identified(_TimedBytes(raw))
     except UnidentifiedImageError:
         if not register_plugin(raw):
             raise _Fault(why_unreadable(raw)) from None
-        image = _identified(raw)
+        image = _identified(_TimedBytes(raw))
     except Image.DecompressionBombError:  # Pillow's own limit, which counts the pixels of the file
         if not (of_any_size and first_scan(raw)):
             raise
         with _limit_lifted():
-            image = _identified(raw)
+            image = _identified(_TimedBytes(raw))
     if image.format in ("JPEG", "MPO"):
         image.decodermaxblock = _BLOCK_OF_ONE_SCAN if _is_in_one_scan(raw) else _BLOCK
     return image
@@ -502,11 +502,7 @@ def _is_in_one_scan(raw: bytes) -> bool:
     return scan is not None and scan.is_only
 
 
-def _identified(raw: bytes) -> ImageFile.ImageFile:
-    return _identified_file(_TimedBytes(raw))
-
-
-def _identified_file(file: IO[bytes], others: frozenset[str] = frozenset()) -> ImageFile.ImageFile:
+def _identified(file: IO[bytes], others: frozenset[str] = frozenset()) -> ImageFile.ImageFile:
     formats = [name for name in Image.ID if name not in _REFUSED_FORMATS | others]
     return Image.open(file, formats=formats)
 

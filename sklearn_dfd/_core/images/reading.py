@@ -7,8 +7,7 @@ it is, names it with `sources.describe`, and collects the sentences in one `Imag
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import IO, Any, TypeVar
 
@@ -231,7 +230,7 @@ def open_file(path: "str | os.PathLike[str]") -> IO[bytes]:
         If `read_source` raises it.
     """
     path = os.path.expanduser(path)
-    with _reasons(path):
+    try:
         # Before opening, since that alone may wait or rewind a tape; and again afterwards, since
         # the name may by then stand for something else, which O_NONBLOCK keeps from waiting.
         _check_regular(os.stat(path))
@@ -241,35 +240,39 @@ def open_file(path: "str | os.PathLike[str]") -> IO[bytes]:
         except BaseException:
             file.close()
             raise
+    except (OSError, ValueError) as error:
+        raise _without_the_path(error, path) from None
     return file
 
 
 def _read_file(path: "str | os.PathLike[str]") -> bytes:
-    with open_file(path) as file, _reasons(os.path.expanduser(path)):
-        content = file.read(_MAX_BYTES)  # it may grow meanwhile
+    with open_file(path) as file:
+        try:
+            content = file.read(_MAX_BYTES)  # it may grow meanwhile
+        except OSError as error:
+            raise _without_the_path(error, path) from None
     return _checked(content)
 
 
-@contextmanager
-def _reasons(path: "str | os.PathLike[str]") -> Iterator[None]:
-    """Turn what the system says of a path into a reason that does not name it."""
-    try:
-        yield
-    except IsADirectoryError:
-        raise IsADirectoryError(
+def _without_the_path(
+    error: OSError | ValueError, path: "str | os.PathLike[str]"
+) -> OSError | ValueError:
+    """Say in words what the system says of a path, which its own text repeats."""
+    if isinstance(error, IsADirectoryError):
+        return IsADirectoryError(
             "it is a folder, not a file: pass the images in it, "
             "sklearn_dfd.datasets.load_image_folder(path).data for one with a subfolder per class"
-        ) from None
-    except PermissionError:
-        raise PermissionError("there is no permission to read the file") from None
-    except OSError as error:  # the text of the system without the path that str(error) repeats
+        )
+    if isinstance(error, PermissionError):
+        return PermissionError("there is no permission to read the file")
+    if isinstance(error, OSError):
         if _URL.match(os.fsdecode(path)):
-            raise FileNotFoundError(_what_to_do_with_a_url(os.fsdecode(path))) from None
+            return FileNotFoundError(_what_to_do_with_a_url(os.fsdecode(path)))
         if isinstance(error, FileNotFoundError):
-            raise FileNotFoundError("the file does not exist") from None
-        raise type(error)(f"the file cannot be read ({error.strerror or error})") from None
-    except ValueError as error:  # a NUL, or characters that the file system cannot encode
-        raise ValueError(f"no file can have this name ({brief(error)})") from None
+            return FileNotFoundError("the file does not exist")
+        return type(error)(f"the file cannot be read ({error.strerror or error})")
+    # a NUL, or characters that the file system cannot encode
+    return ValueError(f"no file can have this name ({brief(error)})")
 
 
 def _what_to_do_with_a_url(url: str) -> str:
