@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 #: Calls within the package, and changes of file.
-BOUNDS = {"None": (157, 78), "'accurate'": (265, 90)}
+BOUNDS = {"None": (159, 78), "'accurate'": (267, 90)}
 
 
 def test_calls_and_changes_of_file_of_one_prediction():
