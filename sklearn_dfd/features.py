@@ -520,6 +520,15 @@ def features_and_failures(
 def origin_of_features(transformer: MobileNetV2Features) -> Origin:
     """Return what the rows of a fitted transformer know of it.
 
+    Parameters
+    ----------
+    transformer : MobileNetV2Features
+        Fitted.
+
+    Returns
+    -------
+    origin : Origin
+
     Raises
     ------
     ValueError
@@ -552,7 +561,17 @@ def _what_to_do() -> str:
 
 
 def decoding_of(transformer: MobileNetV2Features) -> Decoding:
-    """Return how a transformer decodes images for its network: the arguments of `load_rgb`."""
+    """Return how a transformer decodes images for its network.
+
+    Parameters
+    ----------
+    transformer : MobileNetV2Features
+
+    Returns
+    -------
+    decoding : Decoding
+        The arguments of `load_rgb`.
+    """
     return Decoding(
         transformer.image_size, transformer.max_pixels, fast=transformer.decoding == "fast"
     )
