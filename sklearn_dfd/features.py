@@ -528,6 +528,7 @@ def origin_of_features(transformer: MobileNetV2Features) -> Origin:
     Returns
     -------
     origin : Origin
+        The layer, the image size, the fingerprint of the weights and the pooling.
 
     Raises
     ------
@@ -566,6 +567,7 @@ def decoding_of(transformer: MobileNetV2Features) -> Decoding:
     Parameters
     ----------
     transformer : MobileNetV2Features
+        Fitted or not.
 
     Returns
     -------
