@@ -1,8 +1,8 @@
 """The commands of `make`, of CI and of GitHub Actions, for every operating system.
 
-`tests`, `slow`, `lint` and `docs` run in the environment that nox itself runs in. `oldest` and
-`nightly` make one of their own on top of it: what it lacks, torch (gigabytes) and the test tools
-among it, it takes from the outer one.
+`tests`, `coverage`, `slow`, `lint` and `docs` run in the environment that nox itself runs in.
+`oldest` and `nightly` make one of their own on top of it: what it lacks, torch (gigabytes) and the
+test tools among it, it takes from the outer one.
 """
 
 import os
@@ -69,9 +69,14 @@ def tests_of_versions(session, *options):
 
 @nox.session(venv_backend="none")
 def tests(session):
-    """Run the tests but for the slow ones, with line coverage."""
-    marks = ("-m", "not slow")
-    python(session, *PYTEST, *marks, "--cov", "--cov-report=term", *session.posargs)
+    """Run the tests but for the slow ones."""
+    python(session, *PYTEST, "-m", "not slow", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def coverage(session):
+    """Run the same tests with line coverage, which takes half as long again."""
+    python(session, *PYTEST, "-m", "not slow", "--cov", "--cov-report=term", *session.posargs)
 
 
 @nox.session(venv_backend="none")

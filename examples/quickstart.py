@@ -13,12 +13,18 @@ photographs, use :func:`sklearn_dfd.datasets.load_image_folder` in place of
 
 import os
 from pathlib import Path
+from time import perf_counter
 
 import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import accuracy_score, roc_auc_score
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    cross_val_score,
+    cross_validate,
+)
 
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.datasets import make_spliced_photos
@@ -93,10 +99,29 @@ print(
 )
 
 # %%
+# A first answer in seconds
+# -------------------------
+# The fast preset trains no part of the network, so that it is soon known
+# whether there is anything to learn. ``GroupKFold`` keeps each group on one
+# side of every split.
+
+start = perf_counter()
+fast = make_deepfake_pipeline(
+    preset="fast", weights=weights, image_size=settings["image_size"]
+)
+scores = cross_val_score(
+    fast, X, y, groups=groups, cv=GroupKFold(3), scoring="roc_auc"
+)
+print(
+    f"fast preset: ROC AUC {scores.mean():.2f} in three folds by group, after "
+    f"{perf_counter() - start:.0f} seconds\n"
+)
+
+# %%
 # Cross-validation by group
 # -------------------------
-# ``GroupKFold`` keeps each group on one side of every split. The features of
-# an image are computed in the first fold and found again in all others.
+# Now the detector itself, whose last blocks are trained. The features of an
+# image are computed in the first fold and found again in all others.
 
 results = cross_validate(
     detector,

@@ -6,9 +6,7 @@ from collections.abc import Set
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sklearn_dfd._core.sklearn_private import StrOptions, validate_params
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
@@ -254,6 +252,10 @@ def make_deepfake_pipeline(
         **{name: settings.pop(name) for name in settings.keys() - of_classifier},
     )
     if fast:
+        # here, since importing them takes time that no other detector needs
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+
         linear = LogisticRegression(max_iter=1000, **settings)
         return Pipeline(
             [("features", features), ("scaler", StandardScaler()), ("classifier", linear)]

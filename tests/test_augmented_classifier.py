@@ -251,6 +251,7 @@ def test_saved_and_loaded(pipe, photos, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_several_seeds_together(photos, tmp_path):
     detectors = [
         make_deepfake_pipeline(

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 #: Calls within the package, and changes of file.
 BOUNDS = {"None": (159, 78), "'accurate'": (267, 90)}
 
 
+@pytest.mark.slow
 def test_calls_and_changes_of_file_of_one_prediction():
     command = [sys.executable, str(ROOT / "benchmarks" / "calls.py")]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

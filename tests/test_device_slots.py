@@ -78,6 +78,7 @@ def test_threads_take_turns(locks):
         assert_shared_out(list(pool.map(work, [locks] * 8)))
 
 
+@pytest.mark.slow
 def test_processes_take_turns(locks):
     assert_shared_out(joblib.Parallel(n_jobs=3)(joblib.delayed(work)(locks) for _ in range(6)))
 
@@ -220,6 +221,7 @@ class Slow(DeepFakeClassifier):
         self.held_ = str(self.net_.device), start, time.time()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_fits_of_a_cross_validation_are_spread(data, locks, two_devices, backend):
     slow = Slow("pool", weights=locks, hidden_layer_sizes=(4,), max_epochs=1, device=NAMES)

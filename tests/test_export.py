@@ -173,6 +173,7 @@ def test_a_mirror_image_is_squashed_to_the_mirror_image(size):
             np.testing.assert_array_equal(load_rgb(image[:, ::-1], side), mirrored)
 
 
+@pytest.mark.slow
 def test_int8_of_both_mirror_images(detector, photos, path):
     to_onnx(detector, path, calibration_images=photos.data)
     near, exact = answer(path, photos.data), detector.predict_proba(photos.data)

@@ -192,6 +192,7 @@ class CountedFeatures(MobileNetV2Features):
 """
 
 
+@pytest.mark.slow
 def test_grid_search_in_processes_runs_each_image_once(tmp_path):
     passes, store = tmp_path / "passes.txt", tmp_path / "store"
     (tmp_path / "counted.py").write_text(COUNTED.format(passes=str(passes)))

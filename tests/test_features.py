@@ -534,6 +534,7 @@ def _transform(extractor, images):
     return extractor.transform(images)
 
 
+@pytest.mark.slow
 def test_max_pixels_travels_to_workers_and_their_errors_say_what_does_not(extractor, tmp_path):
     raw = encode(Image.fromarray(picture(64, 64)), "JPEG")
     (tmp_path / "good.jpg").write_bytes(raw)

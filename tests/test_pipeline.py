@@ -168,6 +168,7 @@ def test_saved_pipeline_is_self_contained(photos, weights_file, tmp_path):
     assert size < 13e6  # 8 MB of tail, 4 MB of trunk
 
 
+@pytest.mark.slow
 def test_detects_spliced_photographs_from_unseen_regions(real_weights):
     photos = make_spliced_photos(240, random_state=0)
     pipe = make_deepfake_pipeline(weights=real_weights, lr=3e-4, max_epochs=6, random_state=0)
@@ -177,6 +178,7 @@ def test_detects_spliced_photographs_from_unseen_regions(real_weights):
     assert scores.mean() > 0.7
 
 
+@pytest.mark.slow
 def test_real_photographs(real_faces, real_weights):
     with pytest.warns(UserWarning, match="easy_116_111"):
         faces = load_real_and_fake_faces(real_faces)

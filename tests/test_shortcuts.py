@@ -497,6 +497,7 @@ def null_case(seed, n_groups, largest):
     return [rule.coded(column.tolist()) for column in columns], y, groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_groups", "largest"), [(60, 1), (150, 1), (150, 4)])
 def test_false_alarms_on_shuffled_labels(n_groups, largest, monkeypatch):
     """An interval of 95 % excludes chance in about 5 % of the cases, above it and below it."""

@@ -182,6 +182,7 @@ def test_many_copies_of_one_photograph_are_one_group(photos):
     assert find_source_groups([photos[0]] * 30 + [views[0]]).tolist() == [0] * 31
 
 
+@pytest.mark.slow
 def test_each_of_many_copies_is_found_in_the_other_collection(photos):
     # All of the first collection have the same few nearest in the second, and vice versa.
     photo = photos[0]
