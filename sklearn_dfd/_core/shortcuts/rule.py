@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils import check_random_state
 
@@ -86,6 +85,9 @@ def forward_scores(
     scores : ndarray of shape (n_files,), dtype float64
         Higher for class 1; 0 in fold 0.
     """
+    # here, since whoever imports splits should not wait for it
+    from sklearn.linear_model import LogisticRegression
+
     scores = np.zeros(len(target))
     codes = [code for code in codes if code.max() > 0]
     if not codes:
