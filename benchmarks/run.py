@@ -62,7 +62,7 @@ rates are {flops:.0f} GFLOP/s for float32 matrix products, {bytes:.0f} GB/s for 
   before the first image is computed, each file is read and hashed and its header checked, so that a
   bad file is reported at once and a known one is not computed again.
 - **Training** runs the same convolutions in the same library as the notebook's loop. What the
-  package adds is the memory order of the maps, BatchNorm and its activation in half the memory, and
+  package adds is the memory order of the maps, BatchNorm and its activation as one function, and
   batches that are slices. The ratio of the limit is what would remain if a step consisted of matrix
   products only; where it is below a target, no program reaches that target on this machine. Most of
   the rest of a step is spent on passes of BatchNorm and its activation over memory, forwards and
