@@ -139,6 +139,7 @@ def test_begun_anew_with_other_features_in_the_same_place(features, files, tmp_p
     np.testing.assert_allclose(rows, other.transform(files), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_reads_a_memory_map_batch_by_batch(tmp_path):
     """Neither the checks, nor the hashes of rows, nor the training hold a copy of the matrix."""
     rng = np.random.default_rng(0)

@@ -354,12 +354,14 @@ def p_of_maps_that_ignore_the_edit(layer, n_epochs, n_samples, **params):
     return wilcoxon(inside, outside, alternative="greater").pvalue
 
 
+@pytest.mark.slow
 def test_maps_lie_on_what_was_pasted_in():
     """Random weights suffice, since it is the trained part that learns to see the edits."""
     options = {"weights": None, "image_size": 96, "lr": 1e-3}
     assert p_of_maps_that_ignore_the_edit(6, 6, 120, **options) < 0.01
 
 
+@pytest.mark.slow
 def test_maps_lie_on_what_was_pasted_in_with_real_weights(real_weights):
     assert p_of_maps_that_ignore_the_edit(15, 3, 120, weights=real_weights, lr=3e-4) < 0.01
 

@@ -40,6 +40,7 @@ def test_seeds_are_decoded(name):
     assert hostile.outcome(SEEDS[name]) == "decoded"
 
 
+@pytest.mark.slow
 def test_mutated_files_are_decoded_or_refused():
     counts, defects = hostile.fuzz(seed=1, n_files=2000)
     assert not defects
