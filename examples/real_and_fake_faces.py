@@ -42,7 +42,7 @@ OUTPUT = Path(os.environ.get("DFD_OUTPUT", "output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
 
 # %%
-# About one fake in five is an edit of a photograph that is in the set too.
+# About one fake in eight is an edit of a photograph that is in the set too.
 # Which ones, no name tells: the groups are found by comparing the photographs.
 # A fifth of the groups is put aside for the test.
 

@@ -100,7 +100,6 @@ HAS_NAN = np.where(np.arange(40) == 7, np.nan, SCORE)
         (roc_auc_score, Y, HAS_NAN),
         (equal_error_rate, Y, HAS_NAN),
         (accuracy_score, Y, SCORE),
-        (accuracy_score, Y, Y.astype(str)),
         (tpr_at_fpr, np.array(["a", "b"])[Y], SCORE),
         (partial(tpr_at_fpr, pos_label="c"), np.array(["a", "b"])[Y], SCORE),
         (partial(roc_auc_score, unknown=1), Y, SCORE),
