@@ -207,6 +207,15 @@ def test_addresses_of_release_0_1_0_still_import(old):
     assert namespace["found"] is namespace["wanted"]
 
 
+def test_decorators_can_be_read_by_the_documentation():
+    """Sphinx links a page to its source only if it can write each decorator back."""
+    for name, path in modules():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for decorator in getattr(node, "decorator_list", []):
+                dicts = [n for n in ast.walk(decorator) if isinstance(n, ast.Dict)]
+                assert all(None not in each.keys for each in dicts), f"{name}: use | for **"
+
+
 def test_errors_can_be_imported_where_they_were():
     from sklearn_dfd import exceptions
     from sklearn_dfd.model_selection import LeakageError

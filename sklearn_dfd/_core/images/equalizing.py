@@ -153,10 +153,7 @@ class EqualizedImage(ImageView):
         return file.getvalue()
 
 
-@validate_params(
-    {"X": "no_validation", **_CONSTRAINTS},
-    prefer_skip_nested_validation=True,
-)
+@validate_params({"X": "no_validation"} | _CONSTRAINTS, prefer_skip_nested_validation=True)
 def equalize_encoding(
     X: Any, *, quality: int = 75, image_size: int | None = None
 ) -> npt.NDArray[np.object_]:
