@@ -60,22 +60,27 @@ def weighted_score(
         return None
 
 
-def roc_points(
-    positive: npt.NDArray[np.bool_], y_score: npt.NDArray[Any]
-) -> Callable[[_Numbers], tuple[_Numbers, _Numbers]]:
-    """Make the function that returns the ROC curves of resamples.
+def _positive(
+    y_true: npt.NDArray[Any], y_score: npt.NDArray[Any], pos_label: Any = None
+) -> npt.NDArray[np.bool_] | None:
+    """Return which samples are of the positive class; None for other labels, or other scores."""
+    labels = np.unique(y_true)
+    if len(labels) != 2 or y_score.ndim != 1 or y_score.dtype.kind not in "biuf":
+        return None
+    return y_true == (labels[1] if pos_label is None else pos_label)
 
-    Parameters
-    ----------
-    positive : ndarray of bool, shape (n_samples,)
-    y_score : ndarray of shape (n_samples,)
 
-    Returns
-    -------
-    curves : callable
-        Takes weights and returns the false and the true positive rates, each of shape
-        (n_resamples, 1 + n_thresholds). Thresholds at which nothing was drawn repeat a point.
+def _curves(
+    y_true: npt.NDArray[Any], y_score: npt.NDArray[Any], pos_label: Any
+) -> Callable[[_Numbers], tuple[_Numbers, _Numbers]] | None:
+    """Make the function that returns the ROC curves of resamples; None as `_positive` does.
+
+    It takes weights and returns the false and the true positive rates, each of shape
+    (n_resamples, 1 + n_thresholds). Thresholds at which nothing was drawn repeat a point.
     """
+    positive = _positive(y_true, y_score, pos_label)
+    if positive is None:
+        return None
     order = np.argsort(-y_score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(y_score[order])), len(order) - 1)
     is_positive = positive[order]
@@ -91,18 +96,8 @@ def roc_points(
     return curves
 
 
-def two_classes(
-    y_true: npt.NDArray[Any], y_score: npt.NDArray[Any], pos_label: Any = None
-) -> npt.NDArray[np.bool_] | None:
-    """Return which samples are of the positive class; None for other labels, or other scores."""
-    labels = np.unique(y_true)
-    if len(labels) != 2 or y_score.ndim != 1 or y_score.dtype.kind not in "biuf":
-        return None
-    return y_true == (labels[1] if pos_label is None else pos_label)
-
-
 def _roc_auc(y_true: npt.NDArray[Any], y_score: npt.NDArray[Any]) -> _Score | None:
-    positive = two_classes(y_true, y_score)
+    positive = _positive(y_true, y_score)
     if positive is None:
         return None
     of_positives, of_negatives = np.flatnonzero(positive), np.flatnonzero(~positive)
@@ -143,10 +138,9 @@ def equal_error_rates(
     y_true: npt.NDArray[Any], y_score: npt.NDArray[Any], pos_label: Any = None
 ) -> _Score | None:
     """Make the function of weights that equals `metrics.equal_error_rate`."""
-    positive = two_classes(y_true, y_score, pos_label)
-    if positive is None:
+    curves = _curves(y_true, y_score, pos_label)
+    if curves is None:
         return None
-    curves = roc_points(positive, y_score)
 
     def score(weights: _Numbers) -> _Numbers:
         fpr, tpr = curves(weights)
@@ -166,10 +160,9 @@ def tprs_at_fpr(
     pos_label: Any = None,
 ) -> _Score | None:
     """Make the function of weights that equals `metrics.tpr_at_fpr`."""
-    positive = two_classes(y_true, y_score, pos_label)
-    if positive is None:
+    curves = _curves(y_true, y_score, pos_label)
+    if curves is None:
         return None
-    curves = roc_points(positive, y_score)
 
     def score(weights: _Numbers) -> _Numbers:
         fpr, tpr = curves(weights)
