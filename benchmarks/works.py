@@ -4,7 +4,10 @@ Whatever is built once in a user's day (a trunk, a session, a warm store) is bui
 preparation. All of it runs in a process of its own, see contenders.py.
 """
 
+import os
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,11 +15,20 @@ import joblib
 import numpy as np
 import peers
 import torch
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, HalvingGridSearchCV
 from sklearn.pipeline import Pipeline
 
-from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd import (
+    DeepFakeClassifier,
+    MobileNetV2Features,
+    make_deepfake_pipeline,
+    metrics,
+)
+from sklearn_dfd.export import make_model_card
 from sklearn_dfd.feature_store import IN_PROCESS
+from sklearn_dfd.robustness import evaluate_robustness
 
 N_ROWS, N_VALID = 1305, 327
 GRID = {"lr": [1e-5, 3e-5, 1e-4, 3e-4], "l1_factor": [0, 1e-5, 1e-4]}
@@ -96,11 +108,18 @@ def our_epoch(weights):
     return run
 
 
-def notebook_epoch(weights):
+def notebook_loop(weights, n_epochs=1):
     state = state_of(weights)
     X, y = rows_of(N_ROWS)
-    peers.notebook_epoch(state, X[:128], y[:128])
-    return lambda: peers.notebook_epoch(state, X, y)
+    peers.notebook_loop(state, X[:128], y[:128])
+    return lambda: peers.notebook_loop(state, X, y, n_epochs)
+
+
+def our_fit(weights, n_epochs):
+    X, y = rows_of(N_ROWS)
+    classifier = DeepFakeClassifier(weights=weights, max_epochs=n_epochs, random_state=0)
+    classifier.fit(X[:128], y[:128])
+    return lambda: classifier.fit(X, y)
 
 
 def our_training(weights, n_epochs):
@@ -115,7 +134,7 @@ def notebook_training(weights, n_epochs, put_right=False):
     state = state_of(weights)
     X, y = rows_of(N_ROWS)
     X_val, y_val = rows_of(N_VALID, seed=1)
-    peers.notebook_epoch(state, X[:128], y[:128])
+    peers.notebook_loop(state, X[:128], y[:128])
     return lambda: peers.notebook_train_model(state, X, y, X_val, y_val, n_epochs, put_right)
 
 
@@ -141,13 +160,33 @@ def our_search(weights, paths, y, max_epochs):
     return run
 
 
+def our_search_of_epochs(weights, n_epochs, halving):
+    """Twelve candidates on features that are there, each for all epochs or as long as it leads."""
+    X, y = rows_of(N_ROWS // 4)
+    classifier = DeepFakeClassifier(weights=weights, max_epochs=n_epochs, random_state=0)
+    options = {"cv": 2, "scoring": "roc_auc", "refit": False}
+    if halving:
+        search = HalvingGridSearchCV(
+            classifier,
+            GRID,
+            resource="max_epochs",
+            min_resources=1,
+            max_resources=n_epochs,
+            random_state=0,
+            **options,
+        )
+    else:
+        search = GridSearchCV(classifier, GRID, **options)
+    return lambda: search.fit(X, y)
+
+
 def count_trunk_runs():
     """Note from now on how many images each pass through the trunk has, in the list returned."""
     n_run = []
     network = MobileNetV2Features._network
 
-    def counted(self):
-        run, *rest = network(self)
+    def counted(self, device):
+        run, *rest = network(self, device)
         return (lambda pixels: n_run.append(len(pixels)) or run(pixels)), *rest
 
     MobileNetV2Features._network = counted
@@ -179,6 +218,82 @@ def our_parallel_search(weights, n_jobs, n_threads):
     search = GridSearchCV(classifier, {"lr": GRID["lr"]}, cv=2, n_jobs=n_jobs, refit=False)
     search.fit(X[:64], y[:64])  # the workers are there, and have imported torch
     return lambda: search.fit(X, y)
+
+
+# ---- statistics ----
+
+
+def metrics_of_each_resample():
+    """Have the metric called for each resample, as any metric without a formula of weights is."""
+    metrics._by_weights = lambda *_: None
+
+
+def interval(n_rows, at_once=True):
+    if not at_once:
+        metrics_of_each_resample()
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, n_rows)
+    scores, groups = y + rng.normal(size=n_rows), rng.integers(0, n_rows // 2, n_rows)
+
+    def run():
+        metrics.bootstrap_interval(roc_auc_score, y, scores, groups=groups, random_state=0)
+
+    run()
+    return run
+
+
+def labelled_detector(weights, paths):
+    y = np.arange(len(paths)) % 2
+    return make_deepfake_pipeline(preset="fast", weights=weights).fit(paths, y), y
+
+
+def robustness(weights, paths, at_once=True):
+    if not at_once:
+        metrics_of_each_resample()
+    detector, y = labelled_detector(weights, paths)
+    evaluate_robustness(detector, paths, y, distortions={"jpeg": [50]}, random_state=0)
+    return lambda: evaluate_robustness(detector, paths, y, random_state=0)
+
+
+def model_card(weights, paths, at_once=True):
+    if not at_once:
+        metrics_of_each_resample()
+    detector, y = labelled_detector(weights, paths)
+    p = detector.predict_proba(paths)
+
+    def run():
+        make_model_card(detector, y, p, data="photographs", random_state=0)
+
+    run()
+    return run
+
+
+# ---- the first photograph of a process ----
+
+
+def fresh_process(code, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", code, *arguments]
+    return lambda: subprocess.run(command, check=True, env=environment)
+
+
+def first_photograph(weights, paths):
+    y = np.arange(16) % 2
+    pipeline = make_deepfake_pipeline(weights=weights, max_epochs=1).fit(paths[:16], y)
+    file = Path(paths[0]).with_name("detector.joblib")
+    joblib.dump(pipeline, file)
+    code = "import joblib, sys; joblib.load(sys.argv[1]).predict_proba([sys.argv[2]])"
+    return fresh_process(code, str(file), paths[0])
+
+
+def bare_forward(weights):
+    code = (
+        "import torch\n"
+        "from sklearn_dfd._core.network.mobilenet import architecture\n"
+        "blocks = torch.nn.Sequential(*architecture().features).to_empty(device='cpu').eval()\n"
+        "with torch.inference_mode(): blocks(torch.rand(1, 3, 224, 224))"
+    )
+    return fresh_process(code)
 
 
 # ---- memory and growth ----

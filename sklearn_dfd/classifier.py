@@ -154,8 +154,10 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         ``train_loss`` (mean cross-entropy), ``train_loss_penalized`` (with the L1 penalty),
         ``train_accuracy`` and, with validation rows, ``valid_loss`` and ``valid_accuracy``. All are
         measured after the epoch in evaluation mode, without dropout and with fixed BatchNorm
-        statistics, and weighted by the weights of the rows times those of their classes. With
-        several tails ``train_loss_penalized`` adds the mean of their penalties.
+        statistics, and weighted by the weights of the rows times those of their classes. Of more
+        than 256 training rows 256 are measured, the same in every epoch and in each class as large
+        a share as in all. With several tails ``train_loss_penalized`` adds the mean of their
+        penalties.
 
     n_iter_ : int
         The number of epochs trained.

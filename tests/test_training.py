@@ -11,9 +11,13 @@ from torch.nn import functional as F
 
 from sklearn_dfd._core.network.fitting import one_cycle
 from sklearn_dfd._core.network.mobilenet import tail_input_shape
-from sklearn_dfd._core.network.rows import Rows
+from sklearn_dfd._core.network.rows import Rows, distinct_rows
 from sklearn_dfd._core.network.tail import Tail, Tails
-from sklearn_dfd._core.network.training import EVALUATION_BATCH_SIZE, TailNet
+from sklearn_dfd._core.network.training import (
+    EVALUATION_BATCH_SIZE,
+    N_MEASURED,
+    TailNet,
+)
 
 N_ROWS, N_CLASSES = 600, 3
 WIDTHS = {"pool": 12, 17: 320 * 4}
@@ -345,7 +349,7 @@ VALID_COLUMNS = {"valid_loss", "valid_accuracy"}
 def test_columns_of_the_history(make_net, validated):
     valid_rows = make_rows(n_rows=50) if validated else None
     net = make_net(dropout=0.5, l1_factor=1e-3, valid_rows=valid_rows)
-    rows = make_rows()
+    rows = make_rows(n_rows=N_MEASURED)
     for epoch in (1, 2):
         train(net, rows, epochs=1)
         assert len(net.history) == epoch
@@ -362,6 +366,20 @@ def test_columns_of_the_history(make_net, validated):
         if validated:
             assert (last["valid_loss"], last["valid_accuracy"]) == net.measure(valid_rows)
     assert net.history[1, "train_loss"] < net.history[0, "train_loss"]
+
+
+def test_at_most_256_rows_of_all_classes_are_measured(make_net):
+    rng, rows = np.random.default_rng(0), make_rows(n_rows=900)
+    rows = distinct_rows(rows.X, (rng.random(900) < 0.1).astype(np.int64), np.ones(900))
+    net = train(make_net(), rows, epochs=1)
+    measured = rows.evenly(N_MEASURED)
+    assert len(set(measured.order)) == N_MEASURED and set(measured.order) <= set(rows.order)
+    # in each class the same share as in all, to within one row
+    assert measured.y[measured.order].sum() == pytest.approx(rows.y.sum() * 256 / 900, abs=1)
+    last = net.history[-1]
+    assert (last["train_loss"], last["train_accuracy"]) == net.measure(measured)
+    assert net.measure(measured) != net.measure(rows)
+    assert rows.evenly(900) is rows
 
 
 @pytest.mark.parametrize(("value", "name"), [(np.nan, "nan"), (np.inf, "inf")])

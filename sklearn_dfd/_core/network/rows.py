@@ -46,6 +46,13 @@ class Rows(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.order)
 
+    def evenly(self, n: int) -> "Rows":
+        """Return at most ``n`` of these rows, evenly spaced in their order."""
+        if len(self) <= n:
+            return self
+        chosen = np.linspace(0, len(self) - 1, n).round().astype(np.intp)
+        return Rows(self.X, self.y, self.weight, self.order[chosen])
+
     def n_batches(self, batch_size: int, *, join_single: bool = False) -> int:
         """Count the batches that `batches` yields."""
         n = -(-len(self.order) // batch_size)

@@ -22,6 +22,9 @@ from sklearn_dfd.exceptions import LossError
 
 # by measurement: maps of larger batches leave the cache, and their memory goes back and forth
 EVALUATION_BATCH_SIZE = 64
+# measuring all rows would take a quarter of the time of training; `distinct_rows` orders them by
+# class, and at random within a class, so that rows at even distances are a stratified sample
+N_MEASURED = 256
 
 
 class _Batches:
@@ -244,7 +247,7 @@ class TailNet(NeuralNet):
         self, net: NeuralNet, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
     ) -> None:
         """Measure the epoch, so that skorch's callbacks find the figures in the history."""
-        loss, accuracy = self.measure(dataset_train)
+        loss, accuracy = self.measure(dataset_train.evenly(N_MEASURED))
         self.history.record("train_loss", loss)
         self.history.record("train_loss_penalized", loss + self.penalty())
         self.history.record("train_accuracy", accuracy)
