@@ -1,12 +1,13 @@
 """Scores of image forensics that scikit-learn lacks, and confidence intervals for any score."""
 
 from collections.abc import Callable, Iterator
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import make_scorer, roc_curve
+from sklearn.metrics import get_scorer, make_scorer, roc_curve
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.multiclass import type_of_target
 
@@ -18,13 +19,16 @@ from sklearn_dfd._core.bootstrap import (
     weighted_score,
     weighted_scores,
 )
+from sklearn_dfd._core.group_answers import AGGREGATES, Aggregate, GroupScorer
 from sklearn_dfd._core.groups import check_groups
-from sklearn_dfd._core.sklearn_private import Interval, validate_params
+from sklearn_dfd._core.sklearn_private import Interval, StrOptions, validate_params
 from sklearn_dfd._core.validation import Label, resolve_pos_label
 
 __all__ = [
+    "GroupScorer",
     "bootstrap_interval",
     "equal_error_rate",
+    "make_group_scorer",
     "make_neg_equal_error_rate_scorer",
     "make_tpr_at_fpr_scorer",
     "neg_equal_error_rate_scorer",
@@ -286,6 +290,97 @@ def make_tpr_at_fpr_scorer(
     (5,)
     """
     return make_scorer(tpr_at_fpr, response_method=_RESPONSE, max_fpr=max_fpr, pos_label=pos_label)
+
+
+@validate_params(
+    {
+        "scoring": [str, callable],
+        "pos_label": [Real, str, "boolean", None],
+        "aggregate": [StrOptions(set(AGGREGATES))],
+    },
+    prefer_skip_nested_validation=True,
+)
+def make_group_scorer(
+    scoring: str | Callable[..., float],
+    *,
+    pos_label: Label | None = None,
+    aggregate: Aggregate = "mean_log_odds",
+) -> GroupScorer:
+    """Make a scorer of one answer per group, such as a film or the photographs of one person.
+
+    The probabilities of a group's images are combined as :func:`~sklearn_dfd.detect` combines
+    them, and the result is scored as if each group were one image.
+
+    Parameters
+    ----------
+    scoring : str or callable
+        The name of any scorer of scikit-learn for classifiers, such as ``"roc_auc"``,
+        ``"balanced_accuracy"`` or ``"neg_log_loss"``, or a scorer that is called as
+        ``scorer(estimator, X, y)``, such as one of :func:`make_tpr_at_fpr_scorer`.
+
+    pos_label : int, float, bool or str, default=None
+        The positive class, out of two. The scorer then sees it as label 1 and the other class as
+        label 0, so that a scorer by name can be used with labels such as "fake" and "real". None
+        leaves the labels as they are.
+
+    aggregate : {"mean_log_odds", "median"}, default="mean_log_odds"
+        How the probabilities of a group are combined, see :func:`~sklearn_dfd.detect`.
+
+    Returns
+    -------
+    scorer : GroupScorer
+        Scorer for ``scoring=`` of cross-validation and searches. It needs the groups, which
+        scikit-learn passes on where metadata routing is enabled, as in the example. A classifier
+        whose ``fit`` takes groups then has to say whether it wants them, such as by
+        ``pipe["classifier"].set_fit_request(groups=True)``. Without routing, call
+        ``scorer(estimator, X, y, groups=groups)``.
+
+    Raises
+    ------
+    ValueError
+        If there is no scorer of that name, or if ``scoring`` is a metric, which compares labels
+        with scores, rather than a scorer. Scoring raises a ValueError if the groups are missing,
+        or if images of one group have different labels.
+
+    See Also
+    --------
+    sklearn_dfd.detect : Gives one answer per group for new images.
+
+    Notes
+    -----
+    The label of a group is the more probable class, or what the threshold of a
+    :class:`sklearn.model_selection.TunedThresholdClassifierCV` or
+    :class:`sklearn.model_selection.FixedThresholdClassifier` says of the combined probability.
+
+    Examples
+    --------
+    >>> import sklearn
+    >>> from sklearn.model_selection import StratifiedGroupKFold, cross_validate
+    >>> from sklearn_dfd import make_deepfake_pipeline
+    >>> from sklearn_dfd.datasets import make_spliced_photos
+    >>> from sklearn_dfd.metrics import make_group_scorer
+    >>> photos = make_spliced_photos(40, random_state=0)
+    >>> y = photos.target_names[photos.target]
+    >>> films = [f"{group} {label}" for group, label in zip(photos.groups, y)]
+    >>> pipe = make_deepfake_pipeline(preset="fast", weights=None, image_size=64)
+    >>> by_film = make_group_scorer("roc_auc", pos_label="spliced")
+    >>> with sklearn.config_context(enable_metadata_routing=True):
+    ...     scores = cross_validate(
+    ...         pipe, photos.data, y, params={"groups": films},
+    ...         cv=StratifiedGroupKFold(2), scoring={"film": by_film, "frame": "roc_auc"},
+    ...     )
+    >>> scores["test_film"].shape, scores["test_frame"].shape
+    ((2,), (2,))
+    """
+    if isinstance(scoring, str):
+        get_scorer(scoring)  # whether there is one
+    elif next(iter(signature(scoring).parameters), None) == "y_true":
+        name = getattr(scoring, "__name__", repr(scoring))
+        raise ValueError(
+            f"{name} is a metric, and a scorer is needed: pass the name of one, or make one by "
+            f"sklearn.metrics.make_scorer({name}, response_method=...)."
+        )
+    return GroupScorer(scoring, pos_label, aggregate)
 
 
 #: Scorer for ``scoring=`` of minus :func:`equal_error_rate`, for the labels 0 and 1, -1 and 1, or

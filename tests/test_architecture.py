@@ -37,6 +37,7 @@ ROOMS = (
     "_core/copies",
     "_core/shortcuts",
     "_core/network",
+    "_core/group_answers",
     "_core/groups",
     "_core/bootstrap",
     "_core/images",

@@ -28,7 +28,7 @@ from sklearn_dfd._core import extraction
 from sklearn_dfd.augmentation import View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
-from sklearn_dfd.inspection import _detect as detection
+from sklearn_dfd.inspection import _judging as judging
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_views_are_judged_like_images(pipe, files):
 
 def test_chunks_change_nothing(pipe, files, monkeypatch):
     whole = detect(pipe, files, pos_label="fake")
-    monkeypatch.setattr(detection, "_CHUNK", 5)
+    monkeypatch.setattr(judging, "_CHUNK", 5)
     parts = detect(pipe, files, pos_label="fake", verbose=1)
     pd.testing.assert_frame_equal(parts, whole, rtol=0, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""A fitted detector applied to any images: one row per image, unusable images included."""
+"""A fitted detector applied to any images: one row per image or group, unusable ones included."""
 
 import os
 from numbers import Real
@@ -8,43 +8,28 @@ import numpy as np
 import numpy.typing as npt
 from PIL.ImageFile import ImageFile
 from sklearn.base import BaseEstimator
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
+from sklearn_dfd._core.group_answers import AGGREGATES, Aggregate, called_by, number_groups
+from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.images.sources import as_image_list, describe
-from sklearn_dfd._core.sklearn_private import HasMethods, Interval, validate_params
+from sklearn_dfd._core.sklearn_private import HasMethods, Interval, StrOptions, validate_params
 from sklearn_dfd._core.validation import Label, import_extra, resolve_pos_label
-from sklearn_dfd.augmented_classifier import AugmentedClassifier
-from sklearn_dfd.classifier import DeepFakeClassifier
-from sklearn_dfd.exceptions import ImageError
-from sklearn_dfd.features import image_errors_are_raised
+from sklearn_dfd.inspection._judging import count_in_groups, judge_groups, judge_images
+from sklearn_dfd.inspection._readings import is_calibrated, note_on, reading_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["detect"]
 
-_CHUNK = 128  # images whose features are in memory together
-# least probability of the class that an image is called, and how a calibrated detector words it
-_WORDS = ((0.9, "very likely"), (0.7, "likely"), (0.0, "uncertain, leaning to"))
-_CALIBRATED = (
-    "The probabilities are calibrated: they hold where the classes are mixed as in the photographs "
-    "that the detector was calibrated on."
-)
-_UNCALIBRATED = (
-    "The probabilities are not calibrated, so that one near 0 or 1 does not mean that the detector "
-    "is likely to be right: calibrate it by sklearn.calibration.CalibratedClassifierCV."
-)
-
 
 @validate_params(
     {
         "estimator": [HasMethods(["predict", "predict_proba"])],
         "X": "no_validation",
+        "groups": ["array-like", None],
+        "aggregate": [StrOptions(set(AGGREGATES))],
         "pos_label": [Real, str, "boolean", None],
         "threshold": [Interval(Real, 0, 1, closed="both"), None],
         "verbose": ["verbose"],
@@ -55,11 +40,16 @@ def detect(
     estimator: BaseEstimator,
     X: Any,
     *,
+    groups: npt.ArrayLike | None = None,
+    aggregate: Aggregate = "mean_log_odds",
     pos_label: Label | None = None,
     threshold: float | None = None,
     verbose: int = 0,
 ) -> "DataFrame":
     """Apply a detector to images, and list the images that cannot be used with the reason why.
+
+    With ``groups`` there is one answer for all images of a group, such as the frames of a film,
+    or the photographs of one person or event.
 
     Parameters
     ----------
@@ -72,17 +62,27 @@ def detect(
         Paths, PIL images, uint8 arrays in RGB order or encoded bytes, see
         :meth:`~sklearn_dfd.MobileNetV2Features.transform`. It may be empty.
 
+    groups : array-like of shape (n_images,), default=None
+        The group of each image, a number or a string, for one row per group instead of one per
+        image. Images and groups go together by their order.
+
+    aggregate : {"mean_log_odds", "median"}, default="mean_log_odds"
+        How the probabilities of a group's images are combined. ``"mean_log_odds"`` takes the mean
+        of ``log(p / (1 - p))``, for which all images count; ``"median"`` takes the median, which a
+        minority of images cannot change, however extreme it is. See the notes.
+
     pos_label : int, float, bool or str, default=None
         The class to detect, out of two. None stands for 1 or True where the labels are 0 and 1,
         -1 and 1, or booleans, as in scikit-learn. With any other two labels, such as "fake" and
         "real", it must be given.
 
     threshold : float, default=None
-        The probability from which on an image is called ``pos_label``. None calls it what
-        ``estimator.predict`` does. This is the more probable class, except for
+        The probability from which on an image or a group is called ``pos_label``. None calls an
+        image what ``estimator.predict`` does. This is the more probable class, except for
         :class:`sklearn.model_selection.TunedThresholdClassifierCV` and
         :class:`sklearn.model_selection.FixedThresholdClassifier`, which have a threshold of their
-        own.
+        own. None calls a group the more probable class as well, or what such a threshold says of
+        the combined probability.
 
     verbose : int, default=0
         Whether to show a progress bar.
@@ -113,7 +113,29 @@ def detect(
         error : str
             What is wrong with the image; empty where it can be used.
 
-        ``table.attrs["note"]`` is a sentence that says whether the probabilities are calibrated.
+        With ``groups`` there is one row per group, in order of first appearance. The index, named
+        ``"group"``, holds the groups, and the columns are:
+
+        label
+            The class that the group is called; None where none of its images can be used.
+        probability_<class> : float64
+            The combined probability of that class; NaN where none of the images can be used.
+        share_<class> : float64
+            The share of the usable images that are called that class one by one, for the same
+            classes; NaN where none can be used.
+        n_judged : int64
+            The number of images that were judged.
+        n_not_judged : int64
+            The number of images that cannot be used. Without ``groups``, the table has the reason
+            for each.
+        reading : str
+            The row in words, such as "called fake", which claims nothing about how likely it is
+            to be right; "not judged", and why, where none of the images can be used.
+        error : str
+            What is wrong with the images where none can be used; otherwise empty.
+
+        ``table.attrs["note"]`` is a sentence on what the probabilities mean: whether those of
+        images are calibrated, and that those of groups are not.
 
     Raises
     ------
@@ -123,11 +145,24 @@ def detect(
         If the estimator is not fitted.
     TypeError, ValueError
         If ``X`` is not a collection of images, ``pos_label`` is not a class, or is needed and
-        missing, or if ``pos_label`` or ``threshold`` is given for more than two classes.
+        missing, if ``pos_label`` or ``threshold`` is given for more than two classes, if
+        ``groups`` does not have one label per image, or has another pandas index than ``X``, or
+        if the detector's own threshold is not one of probabilities and groups are to be called
+        by it.
 
     See Also
     --------
+    sklearn_dfd.metrics.make_group_scorer : Scores one answer per group in cross-validation.
     sklearn_dfd.inspection.GradCAMDisplay : Shows where in an image the evidence for a class is.
+
+    Notes
+    -----
+    Log-odds of independent pieces of evidence add up. Images of a group are far from independent,
+    so that their mean is taken, and not the sum, which would be all but certain of any film. With
+    more than two classes the logarithms of the probabilities are averaged, for each class, and
+    normalised so that the probabilities of a group sum to one; for two classes that gives the
+    same. Probabilities are first limited to one millionth from 0 and 1, so that no single image
+    decides for all others. A group of one usable image has the probability of that image.
 
     Examples
     --------
@@ -143,6 +178,14 @@ def detect(
     ['array (96, 96, 3)', 'absent.jpg']
     >>> table["reading"][1]
     'not judged: the file does not exist'
+
+    One answer for two photographs of an event:
+
+    >>> table = detect(
+    ...     pipe, photos.data[:3], groups=["event", "event", "other"], pos_label="spliced"
+    ... )
+    >>> table.index.tolist(), table["n_judged"].tolist()
+    (['event', 'other'], [2, 1])
     """
     pandas = import_extra("pandas", "detect")
     check_is_fitted(estimator)
@@ -159,32 +202,53 @@ def detect(
             "them out, and the table has a column for each class."
         )
     images = [] if _is_empty(X) else as_image_list(X)
-    probability, called, error = _judge(
-        estimator, images, None if threshold is None else (shown[0], threshold), verbose
-    )
+    index = X.index if isinstance(X, pandas.Series | pandas.DataFrame) else None
+    names, codes = np.empty(0), None
+    if groups is not None:
+        if index is not None and not index.equals(getattr(groups, "index", index)):
+            raise ValueError(
+                "groups has another index than X. Select its rows like those of X, as "
+                "groups.loc[X.index] does; or, if both go together by their order, pass "
+                "groups.to_numpy()."
+            )
+        names, codes = number_groups(check_groups(groups, len(images), "images"))
+    rule = None if threshold is None else (shown[0], threshold)
+    if codes is not None and rule is None:
+        called_by(estimator, np.full((1, len(labels)), 1 / len(labels)))  # before hours of work
+    answers = judge_images(estimator, images, rule, verbose)
+    columns: dict[str, Any] = {}
+    shares: dict[str, Any] = {}
+    if codes is None:
+        calibrated = is_calibrated(estimator)
+        columns["path"] = [name_of(image) for image in images]
+    else:
+        calibrated = False
+        index = pandas.Index(names, dtype=object if names.dtype.kind in "OSU" else None)
+        index.name = "group"
+        shares = count_in_groups(
+            answers, codes, len(names), {f"share_{labels[i]}": i for i in shown}
+        )
+        answers = judge_groups(estimator, images, answers, codes, aggregate, rule)
+    probability, called, error = answers
     usable = error == ""
-    label = np.full(len(images), None, dtype=object)
+    label = np.full(len(error), None, dtype=object)
     label[usable] = classes.astype(object)[called[usable]]
-    sure = probability[np.arange(len(images)), called]
-    calibrated = _is_calibrated(estimator)
-    readings = [
-        _reading(*row, calibrated, len(labels)) for row in zip(label, sure, error, strict=True)
+    sure = probability[np.arange(len(error)), called]
+    columns["label"] = label
+    columns |= {f"probability_{labels[i]}": probability[:, i] for i in shown}
+    columns |= shares
+    columns["reading"] = [
+        reading_of(*row, calibrated, len(labels)) for row in zip(label, sure, error, strict=True)
     ]
-    columns = {
-        "path": [name_of(image) for image in images],
-        "label": label,
-        **{f"probability_{labels[i]}": probability[:, i] for i in shown},
-        "reading": readings,
-        "error": error,
-    }
+    columns["error"] = error
     # as objects, since pandas' strings hold neither integer labels nor undecodable file names
-    kinds = {name: float if name.startswith("probability_") else object for name in columns}
+    kinds = {name: getattr(column, "dtype", object) for name, column in columns.items()}
     table = pandas.DataFrame(
         {name: pandas.Series(columns[name], dtype=kinds[name]) for name in columns}
     )
-    if isinstance(X, pandas.Series | pandas.DataFrame):
-        table.index = X.index
-    table.attrs["note"] = _CALIBRATED if calibrated else _UNCALIBRATED
+    if index is not None:
+        table.index = index
+    table.attrs["note"] = note_on(calibrated, codes is not None)
     return table
 
 
@@ -197,107 +261,7 @@ def _is_empty(X: Any) -> bool:
     return (isinstance(X, list | tuple) or hasattr(X, "to_list")) and len(X) == 0
 
 
-def _judge(
-    estimator: BaseEstimator, images: Any, rule: tuple[int, float] | None, verbose: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp], npt.NDArray[np.object_]]:
-    """Return probabilities, the class that each image is called, and what is wrong with it.
-
-    Parameters
-    ----------
-    estimator : classifier
-        The fitted detector.
-    images : list or ndarray
-        What `as_image_list` returns.
-    rule : (int, float) or None
-        Column of the class to detect, and the probability from which on it is called; None to
-        call the class that the estimator predicts.
-    verbose : int
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    probability : ndarray of shape (n_images, n_classes)
-    called : ndarray of int, shape (n_images,)
-        Index in ``estimator.classes_``; of no meaning where there is an error.
-    error : ndarray of str, shape (n_images,)
-        Empty for usable images.
-    """
-    classes = np.asarray(estimator.classes_)
-    probability = np.full((len(images), len(classes)), np.nan)
-    called = np.zeros(len(images), dtype=np.intp)
-    error = np.full(len(images), "", dtype=object)
-    with (
-        image_errors_are_raised(),
-        tqdm(total=len(images), unit="image", disable=not verbose) as bar,
-    ):
-        for start in range(0, len(images), _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, len(images)))
-            while len(rows):
-                part = [images[row] for row in rows.tolist()]
-                try:
-                    chunk = estimator.predict_proba(part)
-                except ImageError as problem:
-                    # Features computed so far are in memory, so that going on costs little.
-                    positions, _, reasons = zip(*problem.failures, strict=True)
-                    error[rows[list(positions)]] = reasons
-                    rows = np.delete(rows, positions)
-                    bar.update(len(positions))
-                    continue
-                probability[rows] = chunk
-                if rule is not None:
-                    called[rows] = np.where(chunk[:, rule[0]] >= rule[1], rule[0], 1 - rule[0])
-                elif _calls_the_more_probable(estimator):
-                    called[rows] = chunk.argmax(axis=1)
-                else:
-                    predicted = np.asarray(estimator.predict(part))
-                    called[rows] = (predicted[:, np.newaxis] == classes).argmax(axis=1)
-                bar.update(len(rows))
-                break
-    return probability, called, error
-
-
-def _calls_the_more_probable(estimator: BaseEstimator) -> bool:
-    """Tell whether ``predict``, which reads all images again, is known to call that class."""
-    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
-    return isinstance(last, AugmentedClassifier | DeepFakeClassifier)
-
-
-def _is_calibrated(estimator: Any) -> bool:
-    """Tell whether the probabilities come from a CalibratedClassifierCV.
-
-    Only what passes probabilities on, or averages both mirror images, is looked into: an ensemble
-    of calibrated classifiers need not be calibrated itself.
-    """
-    while not isinstance(estimator, CalibratedClassifierCV):
-        if isinstance(estimator, Pipeline):
-            estimator = estimator.steps[-1][1]
-        elif hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif isinstance(
-            estimator,
-            AugmentedClassifier | FixedThresholdClassifier | TunedThresholdClassifierCV,
-        ):
-            estimator = estimator.estimator_
-        elif isinstance(estimator, FrozenEstimator):
-            estimator = estimator.estimator
-        else:
-            return False
-    return True
-
-
 def name_of(image: Any) -> str:
     """Return the path of an image, unquoted, or what kind of image it is."""
     path = image.filename if isinstance(image, ImageFile) else image
     return os.fsdecode(path) if isinstance(path, str | os.PathLike) and path else describe(image)
-
-
-def _reading(label: Any, sure: float, error: str, calibrated: bool, n_classes: int) -> str:
-    """Put into words what an image is called, no surer than the probability is true."""
-    if error:
-        return f"not judged: {error}"
-    name = label if isinstance(label, str) else f"class {label}"
-    if not calibrated:
-        return f"called {name}"
-    if n_classes == 2 and sure < 0.5:
-        return f"uncertain, called {name} by the threshold"
-    return next(f"{words} {name}" for least, words in _WORDS if sure >= least)

@@ -18,7 +18,12 @@ from sklearn_dfd.augmentation import ImageAugmenter, augment, equalize_encoding
 from sklearn_dfd.datasets import load_image_folder, make_spliced_photos
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore
 from sklearn_dfd.inspection import TrainingHistoryDisplay
-from sklearn_dfd.metrics import bootstrap_interval, equal_error_rate, tpr_at_fpr
+from sklearn_dfd.metrics import (
+    bootstrap_interval,
+    equal_error_rate,
+    make_group_scorer,
+    tpr_at_fpr,
+)
 from sklearn_dfd.model_selection import (
     check_leakage,
     check_shortcuts,
@@ -105,6 +110,10 @@ reveal_type(equal_error_rate([0, 1], [0.2, 0.8]))  # float
 reveal_type(tpr_at_fpr([0, 1], [0.2, 0.8], max_fpr=0.01))  # float
 tpr_at_fpr([0, 1], [0.2, 0.8], max_fpr="1 %")  # refused
 tpr_at_fpr([0, 1], [0.2, 0.8], 0.01)  # refused
+reveal_type(make_group_scorer("roc_auc", pos_label="fake"))  # GroupScorer
+reveal_type(make_group_scorer("f1").set_score_request(groups="film"))  # GroupScorer
+make_group_scorer("roc_auc", aggregate="mean")  # refused
+make_group_scorer(3)  # refused
 bootstrap_interval([0, 1], [0.2, 0.8])  # refused
 evaluate_robustness(pipe)  # refused
 
@@ -114,6 +123,8 @@ reveal_type(FeatureStore("store").info()["n_rows"])
 FeatureStore("store", dtype="float64")  # refused
 MemoryStore("1 GB")  # refused
 detect(pipe, ["a.jpg"], pos_label=1, threshold=0.5)
+detect(pipe, ["a.jpg", "b.jpg"], groups=["film", "film"], aggregate="median")
+detect(pipe, ["a.jpg"], groups=["film"], aggregate="max")  # refused
 detect(pipe)  # refused
 detect(pipe, ["a.jpg"], treshold=0.5)  # refused
 reveal_type(TrainingHistoryDisplay.from_estimator(clf))  # TrainingHistoryDisplay

@@ -1,0 +1,194 @@
+"""Images judged in chunks, those that cannot be used included, and combined by group."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+from tqdm.auto import tqdm
+
+from sklearn_dfd._core.group_answers import Aggregate, called_by, combine
+from sklearn_dfd._core.images.sources import describe
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
+from sklearn_dfd.classifier import DeepFakeClassifier
+from sklearn_dfd.exceptions import ImageError
+from sklearn_dfd.features import image_errors_are_raised
+
+_CHUNK = 128  # images whose features are in memory together
+
+
+class Answers(NamedTuple):
+    """What is said of images or groups.
+
+    Attributes
+    ----------
+    probability : ndarray of shape (n_rows, n_classes)
+        NaN where there is an error.
+    called : ndarray of int, shape (n_rows,)
+        Index in ``estimator.classes_``; of no meaning where there is an error.
+    error : ndarray of str, shape (n_rows,)
+        Empty for what can be used.
+    """
+
+    probability: npt.NDArray[np.float64]
+    called: npt.NDArray[np.intp]
+    error: npt.NDArray[np.object_]
+
+
+def judge_images(
+    estimator: BaseEstimator, images: Any, rule: tuple[int, float] | None, verbose: int
+) -> Answers:
+    """Judge images one by one, those that cannot be used included.
+
+    Parameters
+    ----------
+    estimator : classifier
+        The fitted detector.
+    images : list or ndarray
+        What `as_image_list` returns.
+    rule : (int, float) or None
+        Column of the class to detect, and the probability from which on it is called; None to
+        call the class that the estimator predicts.
+    verbose : int
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    answers : Answers
+        Of each image.
+    """
+    classes = np.asarray(estimator.classes_)
+    probability = np.full((len(images), len(classes)), np.nan)
+    called = np.zeros(len(images), dtype=np.intp)
+    error = np.full(len(images), "", dtype=object)
+    with (
+        image_errors_are_raised(),
+        tqdm(total=len(images), unit="image", disable=not verbose) as bar,
+    ):
+        for start in range(0, len(images), _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, len(images)))
+            while len(rows):
+                part = [images[row] for row in rows.tolist()]
+                try:
+                    chunk = estimator.predict_proba(part)
+                except ImageError as problem:
+                    # Features computed so far are in memory, so that going on costs little.
+                    positions, _, reasons = zip(*problem.failures, strict=True)
+                    error[rows[list(positions)]] = reasons
+                    rows = np.delete(rows, positions)
+                    bar.update(len(positions))
+                    continue
+                probability[rows] = chunk
+                if rule is not None:
+                    called[rows] = _by_rule(chunk, rule)
+                elif _calls_the_more_probable(estimator):
+                    called[rows] = chunk.argmax(axis=1)
+                else:
+                    predicted = np.asarray(estimator.predict(part))
+                    called[rows] = (predicted[:, np.newaxis] == classes).argmax(axis=1)
+                bar.update(len(rows))
+                break
+    return Answers(probability, called, error)
+
+
+def judge_groups(
+    estimator: BaseEstimator,
+    images: Any,
+    each: Answers,
+    codes: npt.NDArray[np.intp],
+    aggregate: Aggregate,
+    rule: tuple[int, float] | None,
+) -> Answers:
+    """Combine answers on images to one answer per group.
+
+    Parameters
+    ----------
+    estimator : classifier
+        The fitted detector.
+    images : list or ndarray
+        The images, for messages.
+    each : Answers
+        Of each image.
+    codes : ndarray of int, shape (n_images,)
+        Group of each image, numbered from 0 without gaps.
+    aggregate : {"mean_log_odds", "median"}
+        How probabilities are combined.
+    rule : (int, float) or None
+        As in `judge_images`; None to call the class that the estimator calls an image of the
+        combined probability.
+
+    Returns
+    -------
+    answers : Answers
+        Of each group.
+    """
+    classes = np.asarray(estimator.classes_)
+    n_groups = len(np.unique(codes))
+    answers = Answers(
+        np.full((n_groups, len(classes)), np.nan),
+        np.zeros(n_groups, dtype=np.intp),
+        np.full(n_groups, "", dtype=object),
+    )
+    usable = each.error == ""
+    judged, codes_of_usable = np.unique(codes[usable], return_inverse=True)
+    probability = combine(each.probability[usable], codes_of_usable, aggregate)
+    answers.probability[judged] = probability
+    if rule is not None:
+        answers.called[judged] = _by_rule(probability, rule)
+    else:
+        labels = called_by(estimator, probability)
+        answers.called[judged] = (labels[:, np.newaxis] == classes).argmax(axis=1)
+    n_images = np.bincount(codes, minlength=n_groups)
+    first = np.unique(codes, return_index=True)[1]
+    for group in np.setdiff1d(np.arange(n_groups), judged).tolist():
+        reason = f"{describe(images[first[group]])}: {each.error[first[group]]}"
+        n = n_images[group]
+        answers.error[group] = (
+            f"none of {n} images can be used, such as {reason}" if n > 1 else reason
+        )
+    return answers
+
+
+def _by_rule(probability: npt.NDArray[np.float64], rule: tuple[int, float]) -> npt.NDArray[np.intp]:
+    """Return the column of the class that each row is called by a threshold on one of two."""
+    positive, threshold = rule
+    return np.where(probability[:, positive] >= threshold, positive, 1 - positive)
+
+
+def _calls_the_more_probable(estimator: BaseEstimator) -> bool:
+    """Tell whether ``predict``, which reads all images again, is known to call that class."""
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    return isinstance(last, AugmentedClassifier | DeepFakeClassifier)
+
+
+def count_in_groups(
+    each: Answers, codes: npt.NDArray[np.intp], n_groups: int, called: dict[str, int]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return columns of shares and numbers of images in groups.
+
+    Parameters
+    ----------
+    each : Answers
+        Of each image.
+    codes : ndarray of int, shape (n_images,)
+        Group of each image.
+    n_groups : int
+        Number of groups.
+    called : dict of str to int
+        The class of each column of shares, by its name.
+
+    Returns
+    -------
+    columns : dict of str to ndarray of shape (n_groups,)
+        The shares, and then ``n_judged`` and ``n_not_judged``.
+    """
+    usable = each.error == ""
+    n_judged = np.bincount(codes[usable], minlength=n_groups)
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name, column in called.items():
+        n_called = np.bincount(codes[usable & (each.called == column)], minlength=n_groups)
+        columns[name] = np.where(n_judged > 0, n_called / np.maximum(n_judged, 1), np.nan)
+    columns["n_judged"] = n_judged.astype(np.int64)
+    columns["n_not_judged"] = np.bincount(codes[~usable], minlength=n_groups).astype(np.int64)
+    return columns
