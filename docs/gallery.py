@@ -17,6 +17,7 @@ SETTINGS: dict[str, dict[str, str] | None] = {
     "robustness.py": {"DFD_N_SAMPLES": "120", "DFD_RESAMPLES": "100"},
     "gradcam.py": {"DFD_N_SAMPLES": "240"},
     "calibration.py": {"DFD_N_SAMPLES": "450"},
+    "held_out_domain.py": {"DFD_N_SAMPLES": "400"},
     "export_onnx.py": {"DFD_N_SAMPLES": "80"},
     "real_and_fake_faces.py": None,
     "accurate_detector.py": None,

@@ -16,7 +16,10 @@ from pathlib import Path
 
 #: The pages whose blocks run. The others need weights, a cluster or photographs.
 PAGES = ("data", "fitting", "saving")
-BLOCK = re.compile(r"^```python\n(.*?)^```\n", flags=re.DOTALL | re.MULTILINE)
+#: What needs a network is not run.
+BLOCK = re.compile(
+    r"^```python\n(?!# (?:sends|fetches) )(.*?)^```\n", flags=re.DOTALL | re.MULTILINE
+)
 #: Figures are written here, outside of version control.
 FOLDER = Path(__file__).parent / "api" / "generated" / "outputs"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import get_scorer, make_scorer, roc_curve
-from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import type_of_target
 
 from sklearn_dfd._core.bootstrap import (
@@ -21,12 +21,15 @@ from sklearn_dfd._core.bootstrap import (
 )
 from sklearn_dfd._core.group_answers import AGGREGATES, Aggregate, GroupScorer
 from sklearn_dfd._core.groups import check_groups
+from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd._core.sklearn_private import Interval, StrOptions, validate_params
+from sklearn_dfd._core.unsure_band import least_groups, lowest_threshold
 from sklearn_dfd._core.validation import Label, resolve_pos_label
 
 __all__ = [
     "GroupScorer",
     "bootstrap_interval",
+    "choose_unsure_band",
     "equal_error_rate",
     "make_group_scorer",
     "make_neg_equal_error_rate_scorer",
@@ -381,6 +384,145 @@ def make_group_scorer(
             f"sklearn.metrics.make_scorer({name}, response_method=...)."
         )
     return GroupScorer(scoring, pos_label, aggregate)
+
+
+@validate_params(
+    {
+        "y_true": ["array-like"],
+        "y_proba": ["array-like"],
+        "max_error": [Interval(Real, 0, 1, closed="neither")],
+        "confidence_level": [Interval(Real, 0, 1, closed="neither")],
+        "pos_label": [Real, str, "boolean", None],
+        "groups": ["array-like", None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def choose_unsure_band(
+    y_true: npt.ArrayLike,
+    y_proba: npt.ArrayLike,
+    *,
+    max_error: float = 0.05,
+    confidence_level: float = 0.95,
+    pos_label: Label | None = None,
+    groups: npt.ArrayLike | None = None,
+) -> tuple[tuple[float, float], float]:
+    """Choose between which probabilities to answer "not sure", from a wanted error rate.
+
+    The band is as narrow as can be shown to keep both other answers right: of the photographs that
+    are called positive at most ``max_error`` are negative, and of those that are called negative
+    at most ``max_error`` are positive.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        Labels of two classes, of any type, of photographs that neither the detector nor its
+        calibration has seen.
+
+    y_proba : array-like of shape (n_samples,)
+        The detector's probabilities of the positive class. They need not be calibrated: only their
+        order counts. For answers on films, these are the probabilities of films, from
+        :func:`~sklearn_dfd.detect` with groups, and ``y_true`` has one label per film.
+
+    max_error : float, default=0.05
+        The largest share of wrong answers among the photographs that are called positive, and
+        among those that are called negative.
+
+    confidence_level : float, default=0.95
+        Probability, over calibration sets like this one, that both shares are kept.
+
+    pos_label : int, float, bool or str, default=None
+        The positive class. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
+        booleans, as in scikit-learn. With any other labels it must be given.
+
+    groups : array-like of shape (n_samples,), default=None
+        The group of each photograph, such as a photograph and its edits. What is counted are then
+        groups: of those in which a photograph is called positive, the share in which one of these
+        is negative, and likewise for the other answer. None treats all photographs as independent.
+
+    Returns
+    -------
+    band : tuple of two floats
+        ``(low, high)`` for ``detect(..., unsure=band)``. Photographs of a probability up to
+        ``low`` are called negative, from ``high`` on positive. ``low`` is -inf, or ``high`` inf,
+        where that answer cannot be given at all.
+
+    answered : float
+        The share of these photographs that is outside the band.
+
+    Raises
+    ------
+    ValueError
+        If neither answer can be given, ``y_true`` does not hold two classes, ``pos_label`` is not
+        one of them or is needed and missing, probabilities are not finite, or lengths differ.
+
+    Warns
+    -----
+    UserWarning
+        If one of the two answers cannot be given at all.
+
+    See Also
+    --------
+    sklearn_dfd.detect : Takes the band as ``unsure``.
+
+    Notes
+    -----
+    Thresholds are tested from the strictest one on, with binomial tests, and the last that passes
+    is taken, as in Learn Then Test [1]_. With probability ``confidence_level`` the band then keeps
+    both shares, under two conditions. The photographs to be judged come, group by group, from the
+    same source as these, also with the same mix of the classes: where fakes are rarer, more of the
+    photographs called fake are real. And a higher probability is no less often right. No band says
+    anything about generators, cameras or edits that are not among these photographs.
+
+    The number of groups limits what can be shown: without a single mistake it takes 86 groups on
+    one side to show an error of at most 5 % with the default confidence, and 42 for 10 %.
+
+    References
+    ----------
+    .. [1] A. N. Angelopoulos, S. Bates, E. J. Candès, M. I. Jordan, L. Lei (2021). Learn then
+       Test: Calibrating Predictive Algorithms to Achieve Risk Control. arXiv:2110.01052.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_dfd.metrics import choose_unsure_band
+    >>> rng = np.random.default_rng(0)
+    >>> y_true = rng.integers(0, 2, 1000)
+    >>> y_proba = 1 / (1 + np.exp(-rng.normal(4 * y_true - 2, 2)))
+    >>> (low, high), answered = choose_unsure_band(y_true, y_proba)
+    >>> print(f"not sure between {low:.2f} and {high:.2f}; answered: {answered:.0%}")
+    not sure between 0.06 and 0.98; answered: 28%
+    """
+    y_true = np.asarray(y_true)
+    score = check_array(y_proba, ensure_2d=False, dtype=np.float64, input_name="y_proba")
+    if score.ndim != 1:
+        raise ValueError(
+            f"y_proba is an array of shape {score.shape}: pass the column of the positive class."
+        )
+    check_consistent_length(y_true, score)
+    labels = np.unique(y_true)
+    if len(labels) != 2:
+        raise ValueError(f"y_true holds the labels {labels.tolist()}: two classes are needed.")
+    positive = y_true == resolve_pos_label(pos_label, labels, "choose_unsure_band(y, p, {}).")
+    codes = np.arange(len(score))
+    if groups is not None:
+        codes = np.unique(check_groups(groups, len(score), "samples"), return_inverse=True)[1]
+    level = (1 - confidence_level) / 2
+    high = lowest_threshold(score, ~positive, codes, max_error, level)
+    low = -lowest_threshold(-score, positive, codes, max_error, level)
+    missing = ["positive"] * (high == np.inf) + ["negative"] * (low == -np.inf)
+    if missing:
+        message = (
+            f"No threshold was shown to keep the error of {' and of '.join(missing)} answers at "
+            f"{max_error:g} or less with confidence {confidence_level:g}: this takes "
+            f"{least_groups(max_error, level)} groups with such an answer and no mistake, or more "
+            f"groups with few mistakes, and there are {codes.max() + 1} groups in all."
+        )
+        if len(missing) == 2:
+            raise ValueError(message + " Pass more photographs, or raise max_error.")
+        warn_user(message + " That answer will not be given.")
+    if low >= high:  # everything can be answered
+        low = high = min(max(0.5, high), low)
+    return (low, high), float(np.mean((score <= low) | (score >= high)))
 
 
 #: Scorer for ``scoring=`` of minus :func:`equal_error_rate`, for the labels 0 and 1, -1 and 1, or

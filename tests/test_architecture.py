@@ -40,6 +40,7 @@ ROOMS = (
     "_core/group_answers",
     "_core/groups",
     "_core/bootstrap",
+    "_core/unsure_band",
     "_core/images",
     "_core/runtime",
     "_core/feature_rows",

@@ -337,7 +337,7 @@ def test_more_than_two_classes(names, photos, files):
     assert table["label"][good].tolist() == three.predict(usable).tolist()
     assert table[columns].isna().to_numpy()[BAD].all()
     for options in ({"pos_label": names[0]}, {"threshold": 0.5}):
-        with pytest.raises(ValueError, match="pos_label and threshold are for two classes"):
+        with pytest.raises(ValueError, match="threshold and unsure are for two classes"):
             detect(three, files, **options)
 
 

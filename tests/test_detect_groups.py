@@ -339,3 +339,76 @@ def test_groups_in_another_order_than_the_images_are_refused():
 def test_other_aggregates_are_refused():
     with pytest.raises(ValueError, match="aggregate"):
         detect(says([0.1]), numbered(1), groups=[1], aggregate="max", pos_label="fake")
+
+
+# not sure
+
+
+def test_three_answers():
+    p = [0.1, 0.2, 0.20001, 0.5, 0.79999, 0.8, 0.9]
+    for pos_label, of_fake in (("fake", p), ("real", [1 - x for x in p])):
+        other = {"fake": "real", "real": "fake"}[pos_label]
+        detector = says(of_fake)
+        table = detect(detector, numbered(7), unsure=(0.2, 0.8), pos_label=pos_label)
+        expected = [other, other, None, None, None, pos_label, pos_label]
+        near = np.isclose(table[f"probability_{pos_label}"], [0.2, 0.8, 0, 0, 0, 0.8, 0.2])
+        assert [x for x, n in zip(table["label"], near, strict=True) if not n] == [
+            x for x, n in zip(expected, near, strict=True) if not n
+        ]
+        assert table["reading"].tolist() == [
+            "not sure" if label is None else f"called {label}" for label in table["label"]
+        ]
+        assert (table["error"] == "").all() and table[f"probability_{pos_label}"].notna().all()
+    table = detect(says(p), numbered(7), unsure=(0.2, 0.8), pos_label="fake")
+    assert table["label"].tolist() == ["real", "real", None, None, None, "fake", "fake"]
+    one = detect(says(p), numbered(7), unsure=[0.5, 0.5], pos_label="fake")
+    same = detect(says(p), numbered(7), threshold=0.5, pos_label="fake")
+    assert one["label"].tolist() == same["label"].tolist()
+    never = detect(says(p), numbered(7), unsure=(0.2, np.inf), pos_label="fake")
+    assert set(never["label"]) == {"real", None}
+
+
+def test_unsure_groups(drawn):
+    p, groups = drawn
+    table = detect(says(p), numbered(60), groups=groups, unsure=(0.45, 0.55), pos_label="fake")
+    for name, row in table.iterrows():
+        inside = p[groups == name]
+        combined = by_hand(inside)
+        expected = "fake" if combined >= 0.55 else "real" if combined <= 0.45 else None
+        assert row["label"] == expected
+        assert row["reading"] == ("not sure" if expected is None else f"called {expected}")
+        assert row["share_fake"] == pytest.approx(np.mean(inside >= 0.55))
+    assert {None} < set(table["label"])
+    assert "band of 0.45 to 0.55" in table.attrs["note"]
+    assert "in such groups" in table.attrs["note"] and "not even where" in table.attrs["note"]
+
+
+def test_a_band_claims_no_more_than_is_known(drawn):
+    p, _ = drawn
+
+    class Calibrated(Says, CalibratedClassifierCV):
+        estimator = None
+
+    for kind, word in ((Says, "called"), (Calibrated, "likely")):
+        detector = kind(np.stack([p, 1 - p], axis=1)).fit(None, ["fake", "real"])
+        table = detect(detector, numbered(60), unsure=(0.25, 0.75), pos_label="fake")
+        readings = table["reading"][table["label"].notna()]
+        assert readings.str.contains(word).all() and len(readings) < 60
+        assert table.attrs["note"].startswith(f"The probabilities are{' not' * (kind is Says)} cal")
+        assert "choose_unsure_band" in table.attrs["note"]
+
+
+@pytest.mark.parametrize(
+    "unsure", [(0.8, 0.2), (0.2,), (0.1, 0.2, 0.3), 0.5, ("a", "b"), (float("nan"), 1), (None, 1)]
+)
+def test_bands_that_cannot_be_meant(unsure):
+    with pytest.raises(ValueError, match="unsure"):
+        detect(says([0.1]), numbered(1), unsure=unsure, pos_label="fake")
+
+
+def test_a_band_takes_the_place_of_a_threshold():
+    with pytest.raises(ValueError, match="pass one of them"):
+        detect(says([0.1]), numbered(1), unsure=(0.2, 0.8), threshold=0.5, pos_label="fake")
+    three = Says(np.ones((1, 3)) / 3).fit(None, [0, 1, 2])
+    with pytest.raises(ValueError, match="unsure are for two classes"):
+        detect(three, numbered(1), unsure=(0.2, 0.8))

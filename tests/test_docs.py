@@ -40,7 +40,10 @@ SMALLER = {
 }
 
 #: The first line of blocks that cannot run here, and why.
-CANNOT_RUN: dict[str, str] = {}
+CANNOT_RUN: dict[str, str] = {
+    "# sends files to a network": "test_calls_of_the_hub_are_right looks at it",
+    "# fetches a file from a network": "test_calls_of_the_hub_are_right looks at it",
+}
 
 
 def blocks(page):
@@ -77,6 +80,7 @@ def stand_in_for_imagenet(weights_file, monkeypatch):
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
 def test_blocks_run(page):
     pytest.importorskip("distributed")
+    pytest.importorskip("mapie")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("skops")
     namespace = {"__name__": "__main__"}
@@ -90,6 +94,57 @@ def test_blocks_run(page):
                 code = code.replace(printed, smaller)
             # with the line numbers of the page, for tracebacks
             exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+
+
+def test_calls_of_the_hub_are_right(tmp_path, monkeypatch):
+    """The blocks that need a network run up to it, and what they pass on fits the signatures."""
+    hub = pytest.importorskip("huggingface_hub")
+    skops = pytest.importorskip("skops")
+
+    from sklearn_dfd.export import make_model_card
+
+    monkeypatch.chdir(tmp_path)
+    calls = {}
+
+    def instead(name, function, found=None):
+        def called(*args, **kwargs):
+            bound = inspect.signature(function).bind(*args, **kwargs)
+            calls[name] = dict(bound.arguments)
+            return found
+
+        return called
+
+    for name in ("create_repo", "upload_folder"):
+        method = getattr(hub.HfApi, name)
+        monkeypatch.setattr(hub.HfApi, name, instead(name, method))
+    file = str(tmp_path / "to-share" / "detector.skops")
+    download = instead("hf_hub_download", hub.hf_hub_download, file)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    photos = make_spliced_photos(24, random_state=0)
+    pipe = sklearn_dfd.make_deepfake_pipeline(preset="fast", weights=None, image_size=64)
+    pipe.fit(photos.data, photos.target)
+    card = make_model_card(
+        pipe,
+        photos.target,
+        pipe.predict_proba(photos.data),
+        data="24 toy images.",
+        license="bsd-3-clause",
+        groups=photos.groups,
+        random_state=0,
+    )
+    namespace = {"pipe": pipe, "card": card, "skops": skops}
+    namespace["trusted"] = ["sklearn_dfd.features.MobileNetV2Features"]
+    for _, code in blocks(ROOT / "docs" / "saving.md"):
+        if code.splitlines()[0] in CANNOT_RUN:
+            exec(compile(code, "saving.md", "exec"), namespace)
+    assert list(calls) == ["create_repo", "upload_folder", "hf_hub_download"]
+    assert sorted(path.name for path in calls["upload_folder"]["folder_path"].iterdir()) == [
+        "README.md",
+        "detector.skops",
+    ]
+    text = (tmp_path / "to-share" / "README.md").read_text("utf-8")
+    assert text.startswith("---\n") and 'license: "bsd-3-clause"' in text
+    assert (namespace["loaded"].predict(photos.data) == pipe.predict(photos.data)).all()
 
 
 def test_no_exception_is_out_of_date():

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,13 @@ def test_augmentation_without_imagenet_weights(tmp_path):
         assert f"\n{name:10s}    0." in done.stdout
     assert "On these 40 toy images" in last_line(done)
     assert is_png(tmp_path / "views.png")
+
+
+def test_held_out_domain(tmp_path):
+    done = run("held_out_domain.py", tmp_path, DFD_N_SAMPLES=160)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^copy-move +\d+ +\d+  0\.\d{3} \(0\.\d{3} to ", done.stdout, re.MULTILINE)
+    assert re.search(r"changes by [+-]0\.\d+ for 'copy-move' and by [+-]0\.", last_line(done))
 
 
 def test_source_groups(tmp_path):

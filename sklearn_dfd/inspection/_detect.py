@@ -15,7 +15,7 @@ from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.images.sources import as_image_list, describe
 from sklearn_dfd._core.sklearn_private import HasMethods, Interval, StrOptions, validate_params
 from sklearn_dfd._core.validation import Label, import_extra, resolve_pos_label
-from sklearn_dfd.inspection._judging import count_in_groups, judge_groups, judge_images
+from sklearn_dfd.inspection._judging import UNSURE, count_in_groups, judge_groups, judge_images
 from sklearn_dfd.inspection._readings import is_calibrated, note_on, reading_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = ["detect"]
         "aggregate": [StrOptions(set(AGGREGATES))],
         "pos_label": [Real, str, "boolean", None],
         "threshold": [Interval(Real, 0, 1, closed="both"), None],
+        "unsure": ["array-like", None],
         "verbose": ["verbose"],
     },
     prefer_skip_nested_validation=True,
@@ -44,6 +45,7 @@ def detect(
     aggregate: Aggregate = "mean_log_odds",
     pos_label: Label | None = None,
     threshold: float | None = None,
+    unsure: tuple[float, float] | None = None,
     verbose: int = 0,
 ) -> "DataFrame":
     """Apply a detector to images, and list the images that cannot be used with the reason why.
@@ -84,6 +86,13 @@ def detect(
         own. None calls a group the more probable class as well, or what such a threshold says of
         the combined probability.
 
+    unsure : tuple of two floats, default=None
+        The band ``(low, high)`` of probabilities of ``pos_label`` for a third answer, "not sure":
+        ``pos_label`` is called from ``high`` on, the other class up to ``low``, and neither in
+        between. :func:`~sklearn_dfd.metrics.choose_unsure_band` chooses it from a wanted error
+        rate. It takes the place of a threshold, and calibrated or not, the detector keeps to it;
+        ``table.attrs["note"]`` says what that is worth.
+
     verbose : int, default=0
         Whether to show a progress bar.
 
@@ -97,7 +106,8 @@ def detect(
         path : str
             The path, or what kind of image it is, such as "array (480, 640, 3)".
         label
-            The class that the image is called; None where the image cannot be used.
+            The class that the image is called; None where the image cannot be used, and where
+            the answer is "not sure".
         probability_<class> : float64
             The probability of that class, for example ``probability_fake`` for
             ``pos_label="fake"``; NaN where the image cannot be used. With two classes there is
@@ -109,7 +119,7 @@ def detect(
             :class:`sklearn.calibration.CalibratedClassifierCV`, reads "very likely fake" where
             the probability of the class is at least 0.9, "likely fake" from 0.7 on, and
             "uncertain, leaning to fake" below. Where the image cannot be used: "not judged", and
-            why.
+            why. Within the band of ``unsure``: "not sure".
         error : str
             What is wrong with the image; empty where it can be used.
 
@@ -117,7 +127,8 @@ def detect(
         ``"group"``, holds the groups, and the columns are:
 
         label
-            The class that the group is called; None where none of its images can be used.
+            The class that the group is called; None where none of its images can be used, and
+            where the answer is "not sure".
         probability_<class> : float64
             The combined probability of that class; NaN where none of the images can be used.
         share_<class> : float64
@@ -130,7 +141,8 @@ def detect(
             for each.
         reading : str
             The row in words, such as "called fake", which claims nothing about how likely it is
-            to be right; "not judged", and why, where none of the images can be used.
+            to be right; "not sure" within the band of ``unsure``; "not judged", and why, where
+            none of the images can be used.
         error : str
             What is wrong with the images where none can be used; otherwise empty.
 
@@ -145,7 +157,8 @@ def detect(
         If the estimator is not fitted.
     TypeError, ValueError
         If ``X`` is not a collection of images, ``pos_label`` is not a class, or is needed and
-        missing, if ``pos_label`` or ``threshold`` is given for more than two classes, if
+        missing, if ``pos_label``, ``threshold`` or ``unsure`` is given for more than two classes,
+        if both ``threshold`` and ``unsure`` are given, if ``unsure`` is not two ordered numbers, if
         ``groups`` does not have one label per image, or has another pandas index than ``X``, or
         if the detector's own threshold is not one of probabilities and groups are to be called
         by it.
@@ -194,12 +207,12 @@ def detect(
     if len(labels) == 2:
         pos_label = resolve_pos_label(pos_label, labels, "detect(estimator, X, {}).")
         shown = [labels.index(pos_label)]
-    elif pos_label is None and threshold is None:
+    elif pos_label is None and threshold is None and unsure is None:
         shown = list(range(len(labels)))
     else:
         raise ValueError(
-            f"pos_label and threshold are for two classes, and the detector knows {labels}: leave "
-            "them out, and the table has a column for each class."
+            "pos_label, threshold and unsure are for two classes, and the detector knows "
+            f"{labels}: leave them out, and the table has a column for each class."
         )
     images = [] if _is_empty(X) else as_image_list(X)
     index = X.index if isinstance(X, pandas.Series | pandas.DataFrame) else None
@@ -212,7 +225,9 @@ def detect(
                 "groups.to_numpy()."
             )
         names, codes = number_groups(check_groups(groups, len(images), "images"))
-    rule = None if threshold is None else (shown[0], threshold)
+    band = None if unsure is None else _checked_band(unsure, threshold)
+    ends = band if threshold is None else (threshold, threshold)
+    rule = None if ends is None else (shown[0], *ends)
     if codes is not None and rule is None:
         called_by(estimator, np.full((1, len(labels)), 1 / len(labels)))  # before hours of work
     answers = judge_images(estimator, images, rule, verbose)
@@ -232,7 +247,8 @@ def detect(
     probability, called, error = answers
     usable = error == ""
     label = np.full(len(error), None, dtype=object)
-    label[usable] = classes.astype(object)[called[usable]]
+    known = usable & (called != UNSURE)
+    label[known] = classes.astype(object)[called[known]]
     sure = probability[np.arange(len(error)), called]
     columns["label"] = label
     columns |= {f"probability_{labels[i]}": probability[:, i] for i in shown}
@@ -248,8 +264,27 @@ def detect(
     )
     if index is not None:
         table.index = index
-    table.attrs["note"] = note_on(calibrated, codes is not None)
+    table.attrs["note"] = note_on(calibrated, codes is not None, band)
     return table
+
+
+def _checked_band(unsure: Any, threshold: float | None) -> tuple[float, float]:
+    """Return the ends of the band of "not sure", or raise a ValueError."""
+    if threshold is not None:
+        raise ValueError(
+            "threshold and unsure both say from which probability on pos_label is called: pass one "
+            "of them."
+        )
+    try:
+        low, high = (float(end) for end in unsure)
+    except (TypeError, ValueError):
+        low, high = np.nan, np.nan
+    if not low <= high:
+        raise ValueError(
+            f"unsure={unsure!r} is not a band of probabilities: pass two numbers, the lower one "
+            "first, such as (0.2, 0.9)."
+        )
+    return low, high
 
 
 def _is_empty(X: Any) -> bool:

@@ -18,6 +18,13 @@ from sklearn_dfd.features import image_errors_are_raised
 _CHUNK = 128  # images whose features are in memory together
 
 
+#: The column of the class to detect, the probability up to which the other class is called, and
+#: the probability from which on this one is; in between neither is.
+Rule = tuple[int, float, float]
+
+UNSURE = -1  # in place of a column, where neither class is called
+
+
 class Answers(NamedTuple):
     """What is said of images or groups.
 
@@ -26,7 +33,7 @@ class Answers(NamedTuple):
     probability : ndarray of shape (n_rows, n_classes)
         NaN where there is an error.
     called : ndarray of int, shape (n_rows,)
-        Index in ``estimator.classes_``; of no meaning where there is an error.
+        Index in ``estimator.classes_``, or `UNSURE`; of no meaning where there is an error.
     error : ndarray of str, shape (n_rows,)
         Empty for what can be used.
     """
@@ -36,9 +43,7 @@ class Answers(NamedTuple):
     error: npt.NDArray[np.object_]
 
 
-def judge_images(
-    estimator: BaseEstimator, images: Any, rule: tuple[int, float] | None, verbose: int
-) -> Answers:
+def judge_images(estimator: BaseEstimator, images: Any, rule: Rule | None, verbose: int) -> Answers:
     """Judge images one by one, those that cannot be used included.
 
     Parameters
@@ -47,9 +52,8 @@ def judge_images(
         The fitted detector.
     images : list or ndarray
         What `as_image_list` returns.
-    rule : (int, float) or None
-        Column of the class to detect, and the probability from which on it is called; None to
-        call the class that the estimator predicts.
+    rule : Rule or None
+        What is called which class; None to call the class that the estimator predicts.
     verbose : int
         Whether to show a progress bar.
 
@@ -98,7 +102,7 @@ def judge_groups(
     each: Answers,
     codes: npt.NDArray[np.intp],
     aggregate: Aggregate,
-    rule: tuple[int, float] | None,
+    rule: Rule | None,
 ) -> Answers:
     """Combine answers on images to one answer per group.
 
@@ -114,7 +118,7 @@ def judge_groups(
         Group of each image, numbered from 0 without gaps.
     aggregate : {"mean_log_odds", "median"}
         How probabilities are combined.
-    rule : (int, float) or None
+    rule : Rule or None
         As in `judge_images`; None to call the class that the estimator calls an image of the
         combined probability.
 
@@ -150,10 +154,11 @@ def judge_groups(
     return answers
 
 
-def _by_rule(probability: npt.NDArray[np.float64], rule: tuple[int, float]) -> npt.NDArray[np.intp]:
-    """Return the column of the class that each row is called by a threshold on one of two."""
-    positive, threshold = rule
-    return np.where(probability[:, positive] >= threshold, positive, 1 - positive)
+def _by_rule(probability: npt.NDArray[np.float64], rule: Rule) -> npt.NDArray[np.intp]:
+    """Return the column of the class that each row is called by a rule, or `UNSURE`."""
+    positive, low, high = rule
+    p = probability[:, positive]
+    return np.where(p >= high, positive, np.where(p <= low, 1 - positive, UNSURE))
 
 
 def _calls_the_more_probable(estimator: BaseEstimator) -> bool:

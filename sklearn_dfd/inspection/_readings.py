@@ -24,6 +24,10 @@ _OF_GROUPS = (
     "does not mean that the detector is likely to be right, not even where the probabilities of "
     "images are calibrated."
 )
+_UNSURE = (
+    " How often the answers outside of the band of {} to {} are wrong is known only if the band "
+    "was chosen on such photographs{}, see sklearn_dfd.metrics.choose_unsure_band."
+)
 
 
 def is_calibrated(estimator: Any) -> bool:
@@ -59,7 +63,7 @@ def is_calibrated(estimator: Any) -> bool:
     return True
 
 
-def note_on(calibrated: bool, by_group: bool) -> str:
+def note_on(calibrated: bool, by_group: bool, band: tuple[float, float] | None) -> str:
     """Return a sentence on what the probabilities of a table mean.
 
     Parameters
@@ -68,15 +72,18 @@ def note_on(calibrated: bool, by_group: bool) -> str:
         Whether the detector is calibrated.
     by_group : bool
         Whether the probabilities are those of groups.
+    band : tuple of two floats, or None
+        The probabilities between which the answer is "not sure".
 
     Returns
     -------
     note : str
         What the table's ``attrs["note"]`` is.
     """
-    if by_group:
-        return _OF_GROUPS
-    return _CALIBRATED if calibrated else _UNCALIBRATED
+    note = _OF_GROUPS if by_group else _CALIBRATED if calibrated else _UNCALIBRATED
+    if band is not None:
+        note += _UNSURE.format(*map("{:.3g}".format, band), " in such groups" if by_group else "")
+    return note
 
 
 def reading_of(label: Any, sure: float, error: str, calibrated: bool, n_classes: int) -> str:
@@ -85,7 +92,7 @@ def reading_of(label: Any, sure: float, error: str, calibrated: bool, n_classes:
     Parameters
     ----------
     label : label
-        The class that it is called.
+        The class that it is called; None if the answer is "not sure".
     sure : float
         The probability of that class.
     error : str
@@ -102,6 +109,8 @@ def reading_of(label: Any, sure: float, error: str, calibrated: bool, n_classes:
     """
     if error:
         return f"not judged: {error}"
+    if label is None:
+        return "not sure"
     name = label if isinstance(label, str) else f"class {label}"
     if not calibrated:
         return f"called {name}"

@@ -20,6 +20,7 @@ from sklearn_dfd.feature_store import FeatureStore, MemoryStore
 from sklearn_dfd.inspection import TrainingHistoryDisplay
 from sklearn_dfd.metrics import (
     bootstrap_interval,
+    choose_unsure_band,
     equal_error_rate,
     make_group_scorer,
     tpr_at_fpr,
@@ -125,6 +126,9 @@ MemoryStore("1 GB")  # refused
 detect(pipe, ["a.jpg"], pos_label=1, threshold=0.5)
 detect(pipe, ["a.jpg", "b.jpg"], groups=["film", "film"], aggregate="median")
 detect(pipe, ["a.jpg"], groups=["film"], aggregate="max")  # refused
+detect(pipe, ["a.jpg"], unsure=(0.2, 0.9))
+detect(pipe, ["a.jpg"], unsure=0.2)  # refused
+reveal_type(choose_unsure_band([0, 1], [0.2, 0.8]))  # tuple[tuple[float, float], float]
 detect(pipe)  # refused
 detect(pipe, ["a.jpg"], treshold=0.5)  # refused
 reveal_type(TrainingHistoryDisplay.from_estimator(clf))  # TrainingHistoryDisplay
