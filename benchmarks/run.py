@@ -77,6 +77,13 @@ would be reached at all of that rate, if nothing else had to be done:
   after an epoch, in a pass of their own: the price of figures that do not change while they are
   taken.
 
+## On a GPU
+
+Nothing has been measured on a GPU for this page. `python benchmarks/gpu.py` measures there, in less
+than eight minutes of one card: extraction beside decoding alone and the trunk
+alone, training steps beside compiled ones, two fits that share the card, the accurate detector in
+five folds, peak memory, and differences from the CPU.
+
 ## How it was measured
 
 The contenders take turns, each in a warm process of its own, in {n_rounds} rounds; a work that

@@ -1,0 +1,88 @@
+"""The works that are timed run, made as small as they can be."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnxruntime")
+torch = pytest.importorskip("torch")
+mobilenet_v2 = pytest.importorskip("torchvision.models").mobilenet_v2
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.slow
+
+#: Functions of works.py, and what they are given beside weights and paths.
+SMALL = {
+    "ours": {},
+    "ours_from_store": {"directory": "store"},
+    "notebook": {},
+    "onnxruntime": {},
+    "embetter": {},
+    "data_loader": {},
+    "our_epoch": {},
+    "our_fit": {"n_epochs": 1},
+    "notebook_loop": {"n_epochs": 1},
+    "our_training": {"n_epochs": 1},
+    "notebook_training": {"n_epochs": 1},
+    "our_search": {"y": [0, 1] * 5, "max_epochs": 1},
+    "our_search_of_epochs": {"n_epochs": 3, "halving": True},
+    "robustness": {},
+    "model_card": {"at_once": False},
+    "first_photograph": {},
+    "bare_forward": {},
+}
+WITHOUT_PATHS = ("epoch", "fit", "training", "loop", "epochs", "forward")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, photos):
+    """Random weights, and the paths of a few photographs."""
+    directory = tmp_path_factory.mktemp("benchmarks")
+    torch.manual_seed(0)
+    torch.save(mobilenet_v2().state_dict(), directory / "random.pth")
+    return str(directory / "random.pth"), [str(path) for path in photos]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    from PIL import Image
+
+    from sklearn_dfd.datasets import make_spliced_photos
+
+    directory = tmp_path_factory.mktemp("photos")
+    paths = [directory / f"{i}.jpg" for i in range(20)]
+    for path, pixels in zip(paths, make_spliced_photos(20, random_state=0).data, strict=True):
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+def test_works_run(files, tmp_path):
+    """In a process of their own: a work may replace parts of the package."""
+    weights, paths = files
+    calls = []
+    for name, options in SMALL.items():
+        given = {**options, "weights": weights}
+        if "directory" in given:
+            given["directory"] = str(tmp_path / "store")
+        if not name.endswith(WITHOUT_PATHS):
+            given["paths"] = paths[:10] if "y" in given else paths
+        calls.append(f"print({name!r}, works.{name}(**{given!r})())")
+    code = "import works\nworks.N_ROWS, works.N_VALID = 128, 16\n" + "\n".join(calls)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [words[0] for words in lines if words and words[0] in SMALL] == [*SMALL]
+
+
+def test_what_a_gpu_is_measured_by_runs_on_the_cpu(files):
+    weights, _ = files
+    command = [sys.executable, "gpu.py", "--device", "cpu", "--small", "--weights", weights]
+    only = ["--only", "extraction", "sharing", "equality", "folds"]
+    done = subprocess.run([*command, *only], cwd=BENCHMARKS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "share of the slower" in done.stdout and "not measured: needs --data" in done.stdout
+    assert "probabilities of these, largest difference | 0.0e+00" in done.stdout
