@@ -3,47 +3,25 @@
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from sklearn_dfd._core.images.folders import entries_of
+
 Root: TypeAlias = str | os.PathLike[str]
 Keys: TypeAlias = Hashable | Iterable[Hashable] | None
 GroupPattern: TypeAlias = str | re.Pattern[str] | Callable[[str], Keys]
 
-# What desktops and unpackers leave behind, in lower case; none of it is meant as a photograph.
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 # Folders that are parts of a split rather than classes: train, test_set, val2, validation-images.
 _SPLIT_NAME = re.compile(
     r"(train(ing)?|val(id|idation)?|dev(el|elopment)?|test(ing)?|eval(uation)?|hold[-_ ]?out"
     r"|split|fold)[-_ ]?(set|split|data|images|img|photos|faces)?s?[-_ ]?\d*",
     re.IGNORECASE,
 )
-
-
-def folded_name(name: str) -> str:
-    """Fold names together that some file systems do not distinguish."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _list(folder: Path) -> list[Path]:
-    """List the entries of a folder that matter, in the same order on every machine."""
-    names = sorted(os.listdir(folder), key=lambda name: (folded_name(name), name))
-    return [folder / n for n in names if not n.startswith(".") and n.lower() not in _LITTER]
-
-
-def files_below(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """Yield the files below a folder in order; links may loop, so no folder is entered twice."""
-    if (real := os.path.realpath(folder)) not in seen:
-        seen.add(real)
-        for entry in _list(folder):
-            if entry.is_dir():
-                yield from files_below(entry, seen)
-            else:
-                yield entry
 
 
 def check_root(root: Root) -> Path:
@@ -59,7 +37,7 @@ def check_root(root: Root) -> Path:
 
 
 def subfolders(path: Path) -> dict[str, Path]:
-    return {entry.name: entry for entry in _list(path) if entry.is_dir()}
+    return {entry.name: entry for entry in entries_of(path) if entry.is_dir()}
 
 
 def quoted(names: Iterable[str]) -> str:

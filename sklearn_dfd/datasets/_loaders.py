@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_dfd._core.images.decoding import content_digest, to_rgb
+from sklearn_dfd._core.images.folders import files_below, folded_name
 from sklearn_dfd._core.images.reading import read_source
 from sklearn_dfd._core.images.sources import describe
 from sklearn_dfd._core.sklearn_private import StrOptions, validate_params
@@ -21,8 +22,6 @@ from sklearn_dfd.datasets._folders import (
     Root,
     check_root,
     class_folders_of,
-    files_below,
-    folded_name,
     keys_by_pattern,
     number_groups,
     quoted,

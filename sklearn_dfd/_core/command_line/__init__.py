@@ -1,0 +1,1 @@
+"""The commands of the shell: check a folder, train a detector, detect with it."""

@@ -1,0 +1,209 @@
+"""The commands, their options, and what every command does about errors."""
+
+import errno
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from sklearn_dfd._core.version import __version__
+
+_USAGE, _BUG, _INTERRUPTED, _NOBODY_READS = 2, 4, 130, 141
+
+
+class _Commands(click.Group):
+    """Commands that end with one line about what was wrong, and an exit code that says what."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except (click.ClickException, click.exceptions.Exit, click.Abort):
+                raise
+            except KeyboardInterrupt:
+                click.echo("Interrupted.", err=True)
+                ctx.exit(_INTERRUPTED)
+            except (ImportError, OSError, TypeError, ValueError) as error:
+                if _nobody_reads(error):
+                    _stop_writing()
+                    ctx.exit(_NOBODY_READS)
+                click.echo(f"Error: {error}", err=True)
+                ctx.exit(_USAGE)
+            except Exception:
+                # an exit code of its own: that of Python, 1, means that something was detected
+                traceback.print_exc()
+                ctx.exit(_BUG)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
+def _nobody_reads(error: Exception) -> bool:
+    """Tell whether standard output was closed, as by ``| head``, for which Windows has no name."""
+    if os.name == "nt" and isinstance(error, OSError) and error.errno == errno.EINVAL:
+        return error.filename is None
+    return isinstance(error, BrokenPipeError)
+
+
+def _stop_writing() -> None:
+    """Let what is left in the buffer of standard output go nowhere, with no further error."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # it is no file
+        pass
+
+
+def _options(*several: Callable[..., Any]) -> Callable[..., Any]:
+    """Combine decorators that several commands share."""
+
+    def decorate(command: Any) -> Any:
+        for one in reversed(several):
+            command = one(command)
+        return command
+
+    return decorate
+
+
+_FILE = click.Path(dir_okay=False)
+_folder = _options(
+    click.argument("folder", type=click.Path(exists=True, file_okay=False)),
+    click.option(
+        "--class-names",
+        nargs=2,
+        metavar="NAME NAME",
+        help="The two subfolders that are the classes, the one to be detected last, as in "
+        "--class-names real fake. Without it all subfolders are classes.",
+    ),
+    click.option(
+        "--group-pattern",
+        metavar="REGEX",
+        help="What photographs of one group share in their path within the class folder, such as "
+        r"'(vid\d+)_frame'. Without it, photographs in subfolders of the same name form a group.",
+    ),
+)
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sklearn-dfd")
+def main() -> None:
+    """Detect manipulated face photographs.
+
+    Exit codes: 0 all is well, 1 detect --fail-on detected something, 2 the command cannot be
+    carried out, 3 some photographs could not be read, 4 an error that should be reported, 130
+    interrupted.
+    """
+
+
+@main.command(short_help="Say what is in a folder of photographs.")
+@_folder
+def check(folder: str, class_names: tuple[str, str] | None, group_pattern: str | None) -> None:
+    """Say what is in FOLDER before a detector is trained on it.
+
+    FOLDER has one subfolder per class. Names the files that cannot be read, counts photographs of
+    the same source, says what a plain split would leak, and whether headers and metadata give the
+    labels away. Without subfolders there are no labels, and only the first two are done. Exits
+    with 3 if files cannot be read.
+    """
+    from sklearn_dfd._core.command_line.checking import check_folder
+
+    click.get_current_context().exit(check_folder(folder, class_names, group_pattern))
+
+
+@main.command(short_help="Train a detector on a folder, and measure it.")
+@_folder
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=_FILE,
+    help="File of the detector: .joblib, .skops, or .onnx with --no-calibrate.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["fast", "accurate", "method"]),
+    default="fast",
+    show_default=True,
+    help="fast fits in seconds once the features are computed; accurate separates better, and "
+    "takes about 16 minutes of one core per fold and 1,300 photographs; method is the default of "
+    "make_deepfake_pipeline.",
+)
+@click.option(
+    "--weights",
+    default="imagenet",
+    help="File of MobileNetV2's weights. Without it the ImageNet weights are downloaded once.",
+)
+@click.option(
+    "--pos-label",
+    metavar="NAME",
+    help="The class to detect: by default the last of --class-names, or 'fake' if there is one.",
+)
+@click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=True,
+    help="Whether the probabilities are calibrated. An ONNX file holds uncalibrated ones.",
+)
+@click.option("--card", type=_FILE, help="File of a model card to write, in Markdown.")
+@click.option(
+    "--memory",
+    type=click.Path(file_okay=False),
+    help="Folder in which features are kept for the next run.",
+)
+@click.option("--device", default="auto", show_default=True, help="Such as cpu or cuda:0.")
+@_overwrite
+def train(**options: Any) -> None:
+    """Train a detector on FOLDER, which has one subfolder per class.
+
+    Photographs of the same source are found and kept together, the detector is cross-validated
+    by group, calibrated, trained on all photographs and saved. The last lines are its score, with
+    a 95 % interval, and what guessing reaches. Files that cannot be read are named and left out.
+    """
+    from sklearn_dfd._core.command_line.training import train_detector
+
+    train_detector(**options)
+
+
+@main.command(short_help="Judge photographs with a detector.")
+@click.argument("detector", type=click.Path(exists=True, dir_okay=False))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--csv", type=click.Path(dir_okay=False, allow_dash=True), help="Write a CSV file.")
+@click.option("--json", is_flag=True, help="Print a JSON object per line.")
+@click.option(
+    "--pos-label",
+    metavar="NAME",
+    help="The class to detect. By default 'fake' if there is one, else 1 of 0 and 1.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="Probability from which on a photograph is called --pos-label.",
+)
+@click.option("--fail-on", metavar="NAME", help="Exit with 1 if a photograph is called this.")
+@click.option(
+    "--null", "-0", is_flag=True, help="Paths on standard input end with a zero byte, not a line."
+)
+@_overwrite
+def detect(**options: Any) -> None:
+    """Judge photographs with a DETECTOR, the file of a trained detector.
+
+    PATH is a photograph, a folder, of which all image files are judged, or - for a list of paths
+    on standard input, one per line. There is a row for each photograph, in order; one that cannot
+    be read has a row that says why.
+
+    A .joblib file runs code when it is loaded: load only what comes from people you trust. A
+    .skops file loads the types of this package and of scikit-learn alone, and an .onnx file runs
+    no code; for the latter torch is not imported, so that the command starts faster.
+
+    Exits with 1 if a photograph is called what --fail-on names; otherwise with 3 if photographs
+    could not be read; otherwise with 0.
+    """
+    from sklearn_dfd._core.command_line.detecting import detect_all
+
+    click.get_current_context().exit(detect_all(**options))
