@@ -75,10 +75,12 @@ def detector_steps(pipe: Any, *, linear: bool) -> tuple[MobileNetV2Features, lis
 
 def file_metadata(features: MobileNetV2Features, classifier: Any) -> dict[str, str]:
     """Return what the reader of a file needs to know, as strings."""
+    limit = {} if features.max_pixels is None else {"max_pixels": str(features.max_pixels)}
     return {
         "classes": json.dumps(classifier.classes_.tolist(), default=str),
         "layer": str(features.layer_),
         "image_size": str(features.image_size),
         "fingerprint": features.fingerprint_,
         "sklearn_dfd": __version__,
+        **limit,
     }

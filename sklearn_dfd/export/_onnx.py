@@ -114,8 +114,8 @@ def to_onnx(
     with ``decoding="fast"`` decodes fewer pixels, the probabilities differ by more than 1e-4.
 
     The metadata of the file hold the ``classes`` (JSON, in the order of the probabilities), the
-    ``layer`` and the ``image_size``, the ``fingerprint`` of the trunk's weights, and the version
-    of this package.
+    ``layer`` and the ``image_size``, the ``fingerprint`` of the trunk's weights, the version of
+    this package, and ``max_pixels`` where it is set.
 
     Examples
     --------

@@ -17,8 +17,10 @@ from sklearn_dfd._core.images.reading import read_source
 from sklearn_dfd._core.messages import brief
 from sklearn_dfd._core.validation import Label, import_extra
 
-#: All that a skops file may hold beside the types of scikit-learn.
+#: All that a skops file may hold beside the types that skops trusts: docs/saving.md names them.
 TRUSTED = (
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
     "sklearn_dfd.augmented_classifier.AugmentedClassifier",
     "sklearn_dfd.classifier.DeepFakeClassifier",
     "sklearn_dfd.feature_store.FeatureStore",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sklearn_dfd._core.groups import too_few_groups
 from sklearn_dfd.datasets import load_image_folder
+from sklearn_dfd.datasets._folders import number_groups
 from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.model_selection import ShortcutReport, check_shortcuts, find_source_groups
 
@@ -63,28 +64,15 @@ def read_labelled(
     # the loader's warning begins with their number
     n_unreadable = sum(int(str(warning.message).split()[0]) for warning in caught)
     sources = find_source_groups(faces.data, n_jobs=-1, verbose=sys.stderr.isatty())
+    both = zip(faces.groups.tolist(), sources.tolist(), strict=True)
     return Labelled(
         faces.data,
         faces.target_names[faces.target],
         faces.target_names.tolist(),
-        _joined(faces.groups, sources),
+        number_groups([[("known", a), ("found", b)] for a, b in both]),
         sources,
         n_unreadable,
     )
-
-
-def _joined(groups: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Give one number to photographs that share either, directly or through others."""
-    while True:
-        joined = groups
-        for by in (others, groups):
-            # each takes the smallest number that occurs among those it is with
-            smallest = np.full(by.max() + 1, len(joined))
-            np.minimum.at(smallest, by, joined)
-            joined = smallest[by]
-        if (joined == groups).all():
-            return np.unique(joined, return_inverse=True)[1].astype(np.int64)
-        groups = joined
 
 
 def shortcuts_of(photographs: Labelled) -> ShortcutReport | str:

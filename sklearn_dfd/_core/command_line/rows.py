@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import IO, Any, TypeAlias
 
 import click
@@ -95,9 +96,10 @@ class Rows:
 
 
 def _as_csv(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    lines: list[str] = []
+    # its usual end of line, since what is in that is quoted: both characters may be in names
+    csv.writer(SimpleNamespace(write=lines.append)).writerows(rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 def _reconfigure(file: Any, **options: Any) -> None:

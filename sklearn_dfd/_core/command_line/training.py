@@ -286,5 +286,5 @@ def _say(
 def _beside(score: _Interval, baseline: float, name: str) -> str:
     """Put a score beside what takes no detector, and say if it may be no better."""
     value, low, high = score
-    no_better = ", which is not below the interval" if baseline >= low else ""
+    no_better = ", so that this may be no better" if baseline >= low else ""
     return f"{value:.2f} ({low:.2f} to {high:.2f}); {name} reaches {baseline:.2f}{no_better}."
