@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_listed_is_a_row(onnx, faces, monkeypatch):
     assert done.exit_code == 3
 
 
-NAMES = ["a b.jpg", 'quo"te,comma.jpg', " blank .jpg", "é.jpg"]
+NAMES = ["a b.jpg", 'a"quote,comma.jpg', " blank .jpg", "é.jpg"]
 NAMES += [] if os.name == "nt" else ["line\nbreak.jpg", "carriage\r.jpg", "\udcff\udc80.jpg"]
 
 
@@ -560,7 +560,7 @@ def test_what_is_saved_is_calibrated_by_the_folds(trained, weights_file):
     np.testing.assert_allclose(
         detector.predict_proba(photographs.paths),
         expected.predict_proba(photographs.paths),
-        rtol=1e-6,
+        rtol=1e-3,  # sigmoids are fitted to float32 there, and to float64 here
     )
     assert (
         detect(detector, photographs.paths, pos_label="fake")
@@ -603,12 +603,12 @@ def test_other_presets(faces, weights_file, tmp_path, preset, monkeypatch):
     done = run("train", faces, "-o", tmp_path / "d.joblib", "--preset", preset, *options)
     assert done.exit_code == 0, done.stderr
     detector = joblib.load(tmp_path / "d.joblib")
-    memories = {
-        value for name, value in detector.get_params().items() if name.endswith("features__memory")
-    }
-    assert memories == {None} and len(
-        detector.predict_proba([str(p) for p in faces.rglob("*.jpg")])
-    )
+    inner = detector.calibrated_classifiers_[0].estimator.estimator
+    own = [inner, getattr(inner, "estimator_", inner)]
+    params = [item for each in own for item in each.get_params().items()]
+    memories = {value for name, value in params if name.endswith("features__memory")}
+    assert memories == {None}
+    assert len(detector.predict_proba(list(faces.rglob("*.jpg")))) == 24
 
 
 WRONG = {

@@ -2,6 +2,7 @@
 
 import ast
 import email
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import sklearn_dfd
 
@@ -28,6 +30,12 @@ print(cross_val_score(pipe, photos.data, photos.target, groups=photos.groups, cv
 joblib.dump(pipe.fit(photos.data, photos.target), "detector.joblib")
 print(joblib.load("detector.joblib").predict_proba(photos.data[:2]).shape)
 print(sklearn_dfd.__file__)
+"""
+#: What the console script does.
+COMMAND = """
+from importlib.metadata import entry_points
+(script,) = entry_points(group="console_scripts", name="sklearn-dfd")
+script.load()(["detect", "detector.joblib", "photo of mine.png", "--json"])
 """
 
 
@@ -118,6 +126,10 @@ def test_quickstart_from_the_built_wheel(dist, wheel, tmp_path):
     lines = run(python, "-I", "-c", QUICKSTART, cwd=elsewhere).splitlines()
     assert lines[-2] == "(2, 2)"
     assert Path(lines[-1]) == site / "sklearn_dfd" / "__init__.py"
+
+    Image.new("RGB", (64, 64), "teal").save(elsewhere / "photo of mine.png")
+    row = run(python, "-I", "-c", COMMAND, cwd=elsewhere)
+    assert json.loads(row)["path"] == "photo of mine.png" and json.loads(row)["error"] == ""
 
 
 def test_pre_commit_runs_the_linters_that_are_pinned():

@@ -1,0 +1,78 @@
+"""How long `sklearn-dfd detect` takes to judge one photograph, by the kind of the detector's file.
+
+    python benchmarks/command_line.py [--repeats 9]
+
+Each measurement is a fresh process; the commands alternate. Processor time stands beside the wall
+clock, for machines that do other work.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import joblib
+import skops.io
+from PIL import Image
+
+from sklearn_dfd import make_deepfake_pipeline
+from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd.export import to_onnx
+
+COMMANDS = {
+    "--help": ["--help"],
+    **{
+        f"detect with .{ending}": ["detect", f"detector.{ending}", "photo.png", "--json"]
+        for ending in ("joblib", "skops", "onnx")
+    },
+}
+
+
+def measured(arguments, directory):
+    """Seconds of wall clock and of processor time that a fresh process takes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "sklearn_dfd", *arguments]
+    subprocess.run(command, check=True, cwd=directory, env=environment, capture_output=True)
+    wall = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def prepare(directory):
+    """Write a photograph, and one detector in files of each kind."""
+    photos = make_spliced_photos(24, random_state=0)
+    pipe = make_deepfake_pipeline(weights=None, max_epochs=1, random_state=0)
+    pipe.fit(photos.data, photos.target)
+    joblib.dump(pipe, directory / "detector.joblib")
+    skops.io.dump(pipe, directory / "detector.skops")
+    to_onnx(pipe, directory / "detector.onnx")
+    Image.fromarray(photos.data[0]).save(directory / "photo.png")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=9, metavar="N")
+    repeats = parser.parse_args().repeats
+    with tempfile.TemporaryDirectory() as directory:
+        prepare(Path(directory))
+        for arguments in COMMANDS.values():  # so that its files are in the system's cache
+            measured(arguments, directory)
+        times = [
+            {name: measured(arguments, directory) for name, arguments in COMMANDS.items()}
+            for _ in range(repeats)
+        ]
+    print(f"{'seconds':22s}  wall clock  processor")
+    for name in COMMANDS:
+        wall, processor = (statistics.median(each[name][kind] for each in times) for kind in (0, 1))
+        print(f"{name:22s}  {wall:10.2f}  {processor:9.2f}")
+
+
+if __name__ == "__main__":
+    main()
