@@ -136,6 +136,7 @@ def check(folder: str, class_names: tuple[str, str] | None, group_pattern: str |
 )
 @click.option(
     "--weights",
+    metavar="FILE",
     default="imagenet",
     help="File of MobileNetV2's weights. Without it the ImageNet weights are downloaded once.",
 )
