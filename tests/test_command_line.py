@@ -618,6 +618,7 @@ WRONG = {
     "-o d.joblib --card old.md": "old.md exists",
     "-o absent/d.joblib": "No such file or directory",
     "-o d.joblib --weights absent.pth": "absent.pth",
+    "-o d.joblib --device gpu": "gpu",
     "-o d.joblib --folds 1": "1 is not in the range x>=2",
 }
 

@@ -23,11 +23,13 @@ from sklearn_dfd._core.command_line.folders import Labelled, read_labelled, shor
 from sklearn_dfd._core.command_line.rows import refuse_to_overwrite
 from sklearn_dfd._core.groups import too_few_groups
 from sklearn_dfd._core.messages import on_one_line
+from sklearn_dfd._core.runtime.devices import resolve_device
 from sklearn_dfd._core.validation import Label, import_extra
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.export import make_model_card, to_onnx
 from sklearn_dfd.metrics import bootstrap_interval
 from sklearn_dfd.model_selection import ShortcutReport
+from sklearn_dfd.weights import load_weights
 
 _SEED = 0
 _PRESETS: dict[str, Any] = {"fast": "fast", "accurate": "accurate", "method": None}
@@ -55,10 +57,8 @@ def train_detector(
     write = _writer(output, calibrate)
     if card is not None:
         import_extra("skops.card", "--card")
-    if weights != "imagenet" and not os.path.isfile(weights):
-        raise click.UsageError(
-            f"--weights {click.format_filename(weights)}: there is no such file."
-        )
+    resolve_device(device)
+    load_weights(weights)
     detector = make_deepfake_pipeline(
         preset=_PRESETS[preset],
         weights=weights,
