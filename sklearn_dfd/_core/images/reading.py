@@ -5,8 +5,6 @@ it is, names it with `sources.describe`, and collects the sentences in one `Imag
 """
 
 import os
-import re
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import IO, Any, TypeVar
@@ -17,6 +15,7 @@ from PIL import Image
 
 from sklearn_dfd._core.images.arrays import AN_IMAGE_IS, check_array
 from sklearn_dfd._core.images.decoding import DerivedImage, RawImage
+from sklearn_dfd._core.images.files import MAX_BYTES, TOO_LONG, open_file, without_the_path
 from sklearn_dfd._core.images.sources import (
     ImageView,
     as_numpy,
@@ -27,10 +26,6 @@ from sklearn_dfd._core.images.sources import (
 from sklearn_dfd._core.messages import brief
 from sklearn_dfd._core.runtime.process_state import ThreadLock
 from sklearn_dfd.exceptions import ImageError
-
-_MAX_BYTES = 2**30  # of a file: what is behind a path may have no end
-_URL = re.compile(r"(data:|[a-z][a-z0-9+.-]+:/)", re.IGNORECASE)
-_THAT_PYTHON_OPENS = re.compile(r"(data|https?|ftp|file):", re.IGNORECASE)
 
 # A file object has one position, and may stand in several rows.
 _reading = ThreadLock()
@@ -173,7 +168,7 @@ def _read_file_object(file: Any) -> bytes:
         try:
             before = file.tell()
             file.seek(0)
-            content = file.read(_MAX_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
             file.seek(before)
         except (AttributeError, OSError, ValueError, TypeError) as error:
             raise ValueError(
@@ -190,7 +185,7 @@ def _read_from_archive(path: Any) -> bytes:
         if path.is_dir():
             raise IsADirectoryError("it is a folder in an archive: pass the files in it")
         with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise FileNotFoundError("the file does not exist in the archive") from None
     except IsADirectoryError:
@@ -203,95 +198,15 @@ def _read_from_archive(path: Any) -> bytes:
 def _checked(content: bytes) -> bytes:
     if not content:
         raise ValueError("the file is empty")
-    if len(content) > _MAX_BYTES:
-        raise OSError(_TOO_LONG)
+    if len(content) > MAX_BYTES:
+        raise OSError(TOO_LONG)
     return bytes(content)
-
-
-_TOO_LONG = f"it is larger than {_MAX_BYTES:,} bytes, as no photograph is"
-
-
-def open_file(path: "str | os.PathLike[str]") -> IO[bytes]:
-    """Open a regular file, never waiting for a pipe or waking a device.
-
-    Parameters
-    ----------
-    path : path
-        The path, which may begin with ``~``.
-
-    Returns
-    -------
-    file : binary file object
-        For the caller to close.
-
-    Raises
-    ------
-    OSError, ValueError
-        If `read_source` raises it.
-    """
-    path = os.path.expanduser(path)
-    try:
-        # Before opening, since that alone may wait or rewind a tape; and again afterwards, since
-        # the name may by then stand for something else, which O_NONBLOCK keeps from waiting.
-        _check_regular(os.stat(path))
-        file = open(path, "rb", opener=_open_without_waiting)
-        try:
-            _check_regular(os.fstat(file.fileno()))
-        except BaseException:
-            file.close()
-            raise
-    except (OSError, ValueError) as error:
-        raise _without_the_path(error, path) from None
-    return file
 
 
 def _read_file(path: "str | os.PathLike[str]") -> bytes:
     with open_file(path) as file:
         try:
-            content = file.read(_MAX_BYTES)  # it may grow meanwhile
+            content = file.read(MAX_BYTES)  # it may grow meanwhile
         except OSError as error:
-            raise _without_the_path(error, path) from None
+            raise without_the_path(error, path) from None
     return _checked(content)
-
-
-def _without_the_path(
-    error: OSError | ValueError, path: "str | os.PathLike[str]"
-) -> OSError | ValueError:
-    """Say in words what the system says of a path, which its own text repeats."""
-    if isinstance(error, IsADirectoryError):
-        return IsADirectoryError(
-            "it is a folder, not a file: pass the images in it, "
-            "sklearn_dfd.datasets.load_image_folder(path).data for one with a subfolder per class"
-        )
-    if isinstance(error, PermissionError):
-        return PermissionError("there is no permission to read the file")
-    if isinstance(error, OSError):
-        if _URL.match(os.fsdecode(path)):
-            return FileNotFoundError(_what_to_do_with_a_url(os.fsdecode(path)))
-        if isinstance(error, FileNotFoundError):
-            return FileNotFoundError("the file does not exist")
-        return type(error)(f"the file cannot be read ({error.strerror or error})")
-    # a NUL, or characters that the file system cannot encode
-    return ValueError(f"no file can have this name ({brief(error)})")
-
-
-def _what_to_do_with_a_url(url: str) -> str:
-    if _THAT_PYTHON_OPENS.match(url):
-        return (
-            "it is a URL, and nothing is downloaded: pass the bytes, "
-            "urllib.request.urlopen(url).read(), or the path of the downloaded file"
-        )
-    return "it is a URL, and nothing is downloaded: pass the path of the downloaded file"
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _check_regular(status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError("it is a pipe, a socket or a device")
-    if status.st_size > _MAX_BYTES:
-        raise OSError(_TOO_LONG)

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from sklearn_dfd._core.images.decoding import open_lazily
-from sklearn_dfd._core.images.reading import open_file, read_source
+from sklearn_dfd._core.images.files import open_file
+from sklearn_dfd._core.images.reading import read_source
 from sklearn_dfd._core.images.sources import ImageView, type_name
 from sklearn_dfd._core.messages import on_one_line
 from sklearn_dfd._core.shortcuts.jpeg_header import is_jpeg, read_jpeg_header
