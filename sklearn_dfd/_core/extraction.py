@@ -6,7 +6,7 @@ module knows images and stores; the network is a function from pixels to rows.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from itertools import chain, islice
@@ -26,8 +26,9 @@ from sklearn_dfd._core.images.decoding import (
     load_rgb,
     pixel_limit,
 )
+from sklearn_dfd._core.images.film_pool import films_stay_open
 from sklearn_dfd._core.images.reading import Reader
-from sklearn_dfd._core.images.sources import is_rendered, origin_of
+from sklearn_dfd._core.images.sources import is_rendered, origin_of, place_of
 from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner, row_key
 
@@ -149,6 +150,16 @@ class Extraction:
         progress : callable
             Called with the number of images each time some are done.
         """
+        with films_stay_open():
+            self._compute(run, batch_size, go_on, progress)
+
+    def _compute(
+        self,
+        run: Callable[[_Pixels], Sequence[npt.NDArray[np.float32]] | _Rows],
+        batch_size: int,
+        go_on: bool,
+        progress: Callable[[int], object],
+    ) -> None:
         batches = self._claimed_batches(batch_size, progress)
         running: deque[tuple[list[bytes], Future[_Ran]]] = deque()
         done: list[tuple[bytes, npt.NDArray[np.float32]]] = []
@@ -161,7 +172,8 @@ class Extraction:
                     waiting = not batch
                     if waiting:
                         break
-                    future = self.pool.submit(_run, run, self._sources(batch), self.decoding)
+                    sources = self._sources(batch)
+                    future = self.pool.submit(_run, run, sources, self.decoding, batch_size)
                     running.append((batch, future))
                 if running:
                     batch, future = running.popleft()
@@ -188,7 +200,7 @@ class Extraction:
         Of an image and its views the image alone is decoded; twice, if at two scales.
         """
         found: dict[tuple[int, bool], tuple[_Source, list[bytes]]] = {}
-        for key in self.missing.keys() - self._settled:
+        for key in self._in_order(self.missing.keys() - self._settled):
             image, held = self.images[self.missing[key][0]], self._held.pop(key, None)
             fast = self._is_fast(image)
             image = origin_of(image)
@@ -283,14 +295,15 @@ class Extraction:
         self, batch_size: int, progress: Callable[[int], object]
     ) -> Iterator[list[bytes]]:
         """Yield batches of keys that are ours to compute; an empty one where all are others'."""
-        todo = deque(self.missing)
+        todo = deque(self._in_order(self.missing))
         fruitless = 0  # keys in a row that others hold, and have not computed yet
         while todo:
             chunk = [todo.popleft() for _ in range(min(_CHUNK, len(todo)))]
+            while todo and len(chunk) < 2 * _CHUNK and self._are_of_one_film(chunk[-1], todo[0]):
+                chunk.append(todo.popleft())
             ours = self._ask("claim", chunk, self.owner)
             mine = [key for key in chunk if key in ours]
-            for start in range(0, len(mine), batch_size):
-                yield mine[start : start + batch_size]
+            yield from self._batches(mine, batch_size)
             others = {key: self.missing[key] for key in chunk if key not in ours}
             n_others = len(others)
             if others:
@@ -302,6 +315,35 @@ class Extraction:
             if todo and fruitless >= len(todo):
                 fruitless = 0
                 yield []
+
+    def _batches(self, keys: list[bytes], batch_size: int) -> Iterator[list[bytes]]:
+        """Cut keys into batches, but not between frames of a film: one thread goes through it."""
+        batch: list[bytes] = []
+        for key in keys:
+            if len(batch) >= batch_size and not self._are_of_one_film(batch[-1], key):
+                yield batch
+                batch = []
+            batch.append(key)
+        if batch:
+            yield batch
+
+    def _film(self, key: bytes) -> Hashable:
+        """Return the film that an image is a frame of; None where it is not."""
+        place = place_of(self.images[self.missing[key][0]])
+        return None if place is None else place[0]
+
+    def _are_of_one_film(self, one: bytes, other: bytes) -> bool:
+        film = self._film(one)
+        return film is not None and film == self._film(other)
+
+    def _in_order(self, keys: Collection[bytes]) -> list[bytes]:
+        """Bring the frames of each film together, in the order of time; others keep their order."""
+        first: dict[Hashable, int] = {}
+        places: dict[bytes, tuple[int, float]] = {}
+        for i, key in enumerate(keys):
+            place = place_of(self.images[self.missing[key][0]])
+            places[key] = (i, 0.0) if place is None else (first.setdefault(place[0], i), place[1])
+        return sorted(keys, key=places.__getitem__)
 
     def _place(
         self, batch: list[bytes], outcome: "_Outcome", rows: Iterable[npt.NDArray[np.float32]]
@@ -391,7 +433,14 @@ def _decoded(sources: Sequence[_Source], decoding: Decoding) -> tuple[_Outcome, 
     return outcome, pixels
 
 
-def _run(run: Callable[[_Pixels], Any], sources: Sequence[_Source], decoding: Decoding) -> _Ran:
+def _run(
+    run: Callable[[_Pixels], Any],
+    sources: Sequence[_Source],
+    decoding: Decoding,
+    batch_size: int,
+) -> _Ran:
     """Decode images, and run the network on those that can be used."""
     outcome, pixels = _decoded(sources, decoding)
-    return outcome, run(np.stack(pixels)) if pixels else []
+    starts = range(0, len(pixels), batch_size)
+    rows = (run(np.stack(pixels[start : start + batch_size])) for start in starts)
+    return outcome, list(chain.from_iterable(rows))

@@ -12,6 +12,7 @@ Label = bool | int | float | str
 
 # the extra of this package that installs each optional dependency
 _EXTRAS = {
+    "av": "video",
     "captum": "explain",
     "executorch": "executorch",
     "matplotlib": "plot",

@@ -1,39 +1,31 @@
 """Loaders of labelled photographs: paths, labels, and groups that must stay together."""
 
-import os
 import re
 import warnings
-from collections.abc import Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
 
-import joblib
 import numpy as np
 from sklearn.utils import Bunch
 
 from sklearn_dfd._core.images.decoding import content_digest, to_rgb
-from sklearn_dfd._core.images.folders import files_below, folded_name
 from sklearn_dfd._core.images.reading import read_source
-from sklearn_dfd._core.images.sources import describe
-from sklearn_dfd._core.sklearn_private import StrOptions, validate_params
-from sklearn_dfd.datasets._folders import (
-    GroupPattern,
-    Root,
-    check_root,
-    class_folders_of,
-    keys_by_pattern,
-    number_groups,
-    quoted,
+from sklearn_dfd._core.sklearn_private import validate_params
+from sklearn_dfd.datasets._files import (
+    FOLDER_CONSTRAINTS,
+    LOADER_CONSTRAINTS,
+    STACKLEVEL,
+    Looked,
+    OnError,
+    counted,
+    load_files,
+    rule_of_groups,
 )
-from sklearn_dfd.exceptions import ImageError
-
-_OnError: TypeAlias = Literal["raise", "warn"]
+from sklearn_dfd.datasets._folders import GroupPattern, Root, check_root, class_folders_of
 
 _CIPLAB_FOLDERS = ("training_real", "training_fake")
 # easy_100_1111.jpg: the difficulty, which can be read alone, the number, and four flags
 _FAKE_NAME = re.compile(r"(easy|mid|hard)_(?:\d+_([01]{4})$)?", re.IGNORECASE)
-_STACKLEVEL = 3  # of warnings: the loader, validate_params, the caller
 
 _FOLDER_DESCR = """\
 {n} images from {root}, in {n_groups} groups. Classes: {classes}.
@@ -42,8 +34,6 @@ Files share a group if {rule}, or if their bytes are identical. Different files 
 (resized, saved again, edited) are not recognised:
 sklearn_dfd.model_selection.find_source_groups(faces.data) looks at the photographs and finds them.
 """
-_BY_FOLDER = "they lie in subfolders of the same name, in whichever class"
-_BY_PATTERN = "group_pattern finds the same in their paths"
 _CIPLAB_DESCR = """\
 Real and Fake Face Detection, CIPLab, Yonsei University: {n_real} real and {n_fake} fake photographs
 of faces from {root}; the published set has 1081 and 960. Experts made the fakes in an image editor
@@ -61,107 +51,23 @@ def _holds_ciplab(path: Path) -> bool:
     return all((path / name).is_dir() for name in _CIPLAB_FOLDERS)
 
 
-def _digest_or_fault(file: Path) -> tuple[bytes, str | None]:
-    """Read and decode one file: the digest of its content, or what is wrong with it."""
+def _look(file: Path) -> Looked:
+    """Read and decode one photograph."""
     try:
         raw = read_source(str(file))
         to_rgb(raw)
     except (OSError, ValueError) as error:
-        return b"", str(error)
-    return content_digest(raw), None
+        return Looked(fault=str(error))
+    return Looked(content_digest(raw), [str(file)])
 
 
-def _load(
-    root: Path,
-    class_folders: dict[str, Path],
-    on_error: _OnError,
-    group_pattern: GroupPattern | None = None,
-) -> tuple[Bunch, str]:
-    """Read and decode every file of the class folders once.
-
-    The second item is the text of a warning, empty if there is nothing to warn of.
-    """
-    keys_of = None if group_pattern is None else keys_by_pattern(group_pattern)
-    files = []
-    for code, (name, folder) in enumerate(class_folders.items()):
-        found = [(code, file, file.relative_to(folder)) for file in files_below(folder, set())]
-        if not found:
-            raise ValueError(
-                f"The folder {str(folder)!r} of class {name!r} is empty. "
-                "Put images of that class into it, or remove it."
-            )
-        files += found
-
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:  # decoding releases Python's lock
-        read = list(pool.map(_digest_or_fault, [file for _, file, _ in files]))
-    paths: list[str] = []
-    classes: list[int] = []
-    keys: list[list[Hashable]] = []  # of each file: what it shares with others of its group
-    failures, unmatched = [], []
-    for row, ((code, file, inner), (digest, fault)) in enumerate(zip(files, read, strict=True)):
-        if fault is not None:
-            failures.append((row, str(file), fault))
-            continue
-        shared: list[Hashable] = []
-        if keys_of is not None:
-            shared = [("key", key) for key in keys_of(inner.as_posix())]
-            if not shared:
-                unmatched.append(str(file))
-        elif len(inner.parts) > 1:
-            # The first of several levels: the coarser group cannot leak.
-            shared = [("folder", folded_name(inner.parts[0]))]
-        keys.append([digest, *shared])
-        paths.append(str(file))
-        classes.append(code)
-
-    lost = len(set(classes)) < len(class_folders)
-    if failures and (lost or on_error == "raise"):
-        hint = "Repair or remove them, or pass on_error='warn' to go on without them"
-        hint += ", which takes one usable image of each class." if lost else "."
-        raise ImageError(failures, len(files), hint=hint, n_shown=None)
-    if unmatched:
-        raise ValueError(
-            f"group_pattern finds nothing in the paths of {len(unmatched)} of {len(paths)} images, "
-            "so that nothing tells which group they are in. It is given the path within the class "
-            f"folder, such as {files[0][2].as_posix()!r}. Change the pattern or rename the files: "
-            f"{quoted(unmatched)}."
-        )
-    left_out = "".join(f"\n  {describe(name)}: {reason}" for _, name, reason in failures)
-    if left_out:
-        left_out = (
-            f"{len(failures)} of {len(files)} files in {str(root)!r} cannot be used as images and "
-            f"are left out:{left_out}"
-        )
-    faces = Bunch(
-        # Objects, since assigning a longer path into an array of fixed-width text cuts it off.
-        data=np.array(paths, dtype=object),
-        target=np.array(classes, dtype=np.int64),
-        target_names=np.array(list(class_folders), dtype=object),
-        groups=number_groups(keys),
-    )
-    return faces, left_out
-
-
-_LOADER_CONSTRAINTS: dict[str, list[object]] = {
-    "root": [str, os.PathLike],
-    "on_error": [StrOptions({"raise", "warn"})],
-}
-
-
-@validate_params(
-    _LOADER_CONSTRAINTS
-    | {
-        "class_names": [list, tuple, np.ndarray, None],
-        "group_pattern": [str, re.Pattern, callable, None],
-    },
-    prefer_skip_nested_validation=True,
-)
+@validate_params(FOLDER_CONSTRAINTS, prefer_skip_nested_validation=True)
 def load_image_folder(
     root: Root,
     *,
     class_names: Sequence[str] | None = None,
     group_pattern: GroupPattern | None = None,
-    on_error: _OnError = "raise",
+    on_error: OnError = "raise",
 ) -> Bunch:
     r"""Load the paths and labels of photographs that are kept in one folder per class.
 
@@ -246,22 +152,22 @@ def load_image_folder(
     """
     path = check_root(root)
     class_folders = class_folders_of(path, class_names)
-    faces, left_out = _load(path, class_folders, on_error, group_pattern)
+    faces, left_out = load_files(path, class_folders, on_error, group_pattern, _look)
+    del faces["files"]
     if left_out:
-        warnings.warn(left_out, stacklevel=_STACKLEVEL)
-    counts = zip(class_folders, np.bincount(faces.target), strict=True)
+        warnings.warn(left_out, stacklevel=STACKLEVEL)
     faces.DESCR = _FOLDER_DESCR.format(
         n=len(faces.data),
         root=path,
         n_groups=faces.groups.max() + 1,
-        classes=", ".join(f"{name} ({count})" for name, count in counts),
-        rule=_BY_FOLDER if group_pattern is None else _BY_PATTERN,
+        classes=counted(faces),
+        rule=rule_of_groups(group_pattern),
     )
     return faces
 
 
-@validate_params(_LOADER_CONSTRAINTS, prefer_skip_nested_validation=True)
-def load_real_and_fake_faces(root: Root, *, on_error: _OnError = "raise") -> Bunch:
+@validate_params(LOADER_CONSTRAINTS, prefer_skip_nested_validation=True)
+def load_real_and_fake_faces(root: Root, *, on_error: OnError = "raise") -> Bunch:
     """Load CIPLab's Real and Fake Face Detection set: paths, labels, and what was edited.
 
     The set [1]_ has photographs of faces, and others in which experts replaced parts of a face.
@@ -328,9 +234,10 @@ def load_real_and_fake_faces(root: Root, *, on_error: _OnError = "raise") -> Bun
             + (f", which {place}." if place else ": pass the folder that does.")
         )
     folders = dict(zip(["real", "fake"], map(path.joinpath, _CIPLAB_FOLDERS), strict=True))
-    faces, left_out = _load(path, folders, on_error)
+    faces, left_out = load_files(path, folders, on_error, None, _look)
+    del faces["files"]
     if left_out:
-        warnings.warn(left_out, stacklevel=_STACKLEVEL)
+        warnings.warn(left_out, stacklevel=STACKLEVEL)
 
     n = len(faces.data)
     faces.difficulty = np.full(n, "", dtype=object)
@@ -349,7 +256,7 @@ def load_real_and_fake_faces(root: Root, *, on_error: _OnError = "raise") -> Bun
         warnings.warn(
             "The names of these fakes do not tell which parts of the face were replaced, so "
             f"their replaced_parts are all False: {', '.join(malformed)}",
-            stacklevel=_STACKLEVEL,
+            stacklevel=STACKLEVEL,
         )
     n_real, n_fake = np.bincount(faces.target)
     faces.DESCR = _CIPLAB_DESCR.format(n_real=n_real, n_fake=n_fake, root=path)

@@ -25,7 +25,27 @@ from sklearn_dfd._core.messages import brief
 from sklearn_dfd._core.runtime.process_state import ThreadLock, WhileAny
 
 #: The content of an image file, an image in memory, or one that is made from another.
-RawImage: TypeAlias = Union[bytes, Image.Image, npt.NDArray[np.uint8], "DerivedImage"]
+RawImage: TypeAlias = Union[bytes, Image.Image, npt.NDArray[np.uint8], "RawFrame", "DerivedImage"]
+
+
+class RawFrame(NamedTuple):
+    """A frame of a film, which is recognised without decoding it.
+
+    Parameters
+    ----------
+    digest : bytes of length 16
+        Hash of all that determines the frame.
+    check : callable
+        Function of ``max_pixels`` that raises ValueError if the film cannot be opened, or its
+        frames have more pixels.
+    decode : callable
+        Function of ``max_pixels`` that returns the frame as a new PIL image of mode RGB, upright,
+        or raises ValueError.
+    """
+
+    digest: bytes
+    check: Callable[[int | None], None]
+    decode: Callable[[int | None], Image.Image]
 
 
 class DerivedImage(NamedTuple):
@@ -33,7 +53,7 @@ class DerivedImage(NamedTuple):
 
     Parameters
     ----------
-    raw : bytes, PIL image, ndarray or DerivedImage
+    raw : bytes, PIL image, ndarray, RawFrame or DerivedImage
         What it is made from.
     signature : str
         All that determines it apart from `raw`. Another version of `render` needs another one.
@@ -113,7 +133,7 @@ def content_digest(raw: RawImage) -> bytes:
 
     Parameters
     ----------
-    raw : bytes, PIL image, ndarray or DerivedImage
+    raw : bytes, PIL image, ndarray, RawFrame or DerivedImage
         The content of an image file, or an image in memory.
 
     Returns
@@ -132,6 +152,8 @@ def content_digest(raw: RawImage) -> bytes:
     """
     if isinstance(raw, bytes):
         return blake2b(raw, digest_size=16).digest()
+    if isinstance(raw, RawFrame):
+        return raw.digest
     if isinstance(raw, DerivedImage):
         made_of = content_digest(raw.raw) + raw.signature.encode()
         return blake2b(made_of, digest_size=16, person=b"derived image").digest()
@@ -147,7 +169,7 @@ def feature_digest(raw: RawImage, max_pixels: int | None = None) -> bytes:
 
     Parameters
     ----------
-    raw : bytes, PIL image, ndarray or DerivedImage
+    raw : bytes, PIL image, ndarray, RawFrame or DerivedImage
         The content of an image file, or an image in memory.
     max_pixels : int or None, default=None
         See `check_header`.
@@ -172,7 +194,7 @@ def decoding_mark(raw: RawImage, max_pixels: int | None = None) -> bytes:
 
     Parameters
     ----------
-    raw : bytes, PIL image, ndarray or DerivedImage
+    raw : bytes, PIL image, ndarray, RawFrame or DerivedImage
         The content of an image file, or an image in memory.
     max_pixels : int or None, default=None
         See `check_header`.
@@ -182,7 +204,7 @@ def decoding_mark(raw: RawImage, max_pixels: int | None = None) -> bytes:
     mark : bytes
     """
     raw = innermost(raw)
-    if isinstance(raw, np.ndarray):
+    if isinstance(raw, np.ndarray | RawFrame):
         return b""
     lenient = b"truncated" if ImageFile.LOAD_TRUNCATED_IMAGES else b""
     if isinstance(raw, bytes):
@@ -201,7 +223,7 @@ def decoding_mark(raw: RawImage, max_pixels: int | None = None) -> bytes:
     return lenient + blake2b(profile, digest_size=16, person=b"to sRGB").digest()
 
 
-def innermost(raw: RawImage) -> bytes | Image.Image | npt.NDArray[np.uint8]:
+def innermost(raw: RawImage) -> bytes | Image.Image | npt.NDArray[np.uint8] | RawFrame:
     """Return the image that a derived image is made from, however often; another one as it is."""
     while isinstance(raw, DerivedImage):
         raw = raw.raw
@@ -221,7 +243,7 @@ def check_header(raw: RawImage, max_pixels: int | None = None, fast_for: int | N
 
     Parameters
     ----------
-    raw : bytes, PIL image, ndarray or DerivedImage
+    raw : bytes, PIL image, ndarray, RawFrame or DerivedImage
         The content of an image file, or an image in memory.
     max_pixels : int or None, default=None
         Number of pixels that an image file may have, whatever limit Pillow is set to; None for
@@ -237,8 +259,11 @@ def check_header(raw: RawImage, max_pixels: int | None = None, fast_for: int | N
         If the bytes begin no known image format, a side is shorter than `MIN_SIDE`, the image has
         more pixels than it may have, or its values have no defined white level.
     """
+    raw = innermost(raw)
+    if isinstance(raw, RawFrame):
+        return raw.check(max_pixels)
     with _guarded(max_pixels):
-        _open(innermost(raw), max_pixels, fast_for)
+        _open(raw, max_pixels, fast_for)
 
 
 def open_lazily(file: IO[bytes]) -> Image.Image:
@@ -284,7 +309,7 @@ def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
 
     Parameters
     ----------
-    raw : bytes, PIL image, ndarray or DerivedImage
+    raw : bytes, PIL image, ndarray, RawFrame or DerivedImage
         The content of an image file, or an image in memory. It is not modified, except that a
         PIL image still to be read from its file is read.
     max_pixels : int or None, default=None
@@ -307,6 +332,8 @@ def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
         image = raw.render(to_rgb(raw.raw, max_pixels), np.random.RandomState(seed)).convert("RGB")
         image.info = {}
         return image
+    if isinstance(raw, RawFrame):
+        return raw.decode(max_pixels)
     image, profile = _decoded(raw, max_pixels)
     return image if profile is None else in_srgb(image, profile)
 
@@ -318,7 +345,7 @@ def load_rgb(
 
     Parameters
     ----------
-    raw : bytes, PIL image, ndarray or DerivedImage
+    raw : bytes, PIL image, ndarray, RawFrame or DerivedImage
         The content of an image file, or an image in memory.
     image_size : int
         Side of the square in pixels.
@@ -352,6 +379,8 @@ def load_rgb(
         if raw.on_square is not None:
             return raw.on_square(load_rgb(raw.raw, image_size, max_pixels, fast))
         return np.array(squash(to_rgb(raw, max_pixels), image_size))
+    if isinstance(raw, RawFrame):
+        return np.array(squash(raw.decode(max_pixels), image_size))
     square, profile = _decoded(raw, max_pixels, image_size, fast=fast)
     return np.array(square if profile is None else in_srgb(square, profile))
 

@@ -68,7 +68,8 @@ _OTHERS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
             or head.startswith(b"\x1a\x45\xdf\xa3")
             or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
         ),
-        "it is a video: save its frames as images",
+        "it is a film: pass sklearn_dfd.datasets.frames(path), or load a folder of films with "
+        "sklearn_dfd.datasets.load_video_folder",
     ),
     (
         lambda head: head.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")),

@@ -5,9 +5,10 @@ it is, names it with `sources.describe`, and collects the sentences in one `Imag
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import IO, Any, TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,14 @@ from PIL import Image
 from sklearn_dfd._core.images.arrays import AN_IMAGE_IS, check_array
 from sklearn_dfd._core.images.decoding import DerivedImage, RawImage
 from sklearn_dfd._core.images.files import MAX_BYTES, TOO_LONG, open_file, without_the_path
+from sklearn_dfd._core.images.film_pool import films_stay_open
 from sklearn_dfd._core.images.sources import (
     ImageView,
+    LazyImage,
     as_numpy,
     describe,
     is_archive_path,
+    place_of,
     type_name,
 )
 from sklearn_dfd._core.messages import brief
@@ -38,15 +42,16 @@ def read_source(source: Any) -> RawImage:
 
     Parameters
     ----------
-    source : path, PIL image, ndarray of uint8, bytes-like, binary file object or ImageView
+    source : path, PIL image, ndarray of uint8, bytes-like, binary file object or lazy image
         One item of what `as_image_list` returns. A path may begin with ``~`` and may be a
         `zipfile.Path`. A file object is read from its beginning, and left at its position.
 
     Returns
     -------
-    raw : bytes, PIL image, ndarray or DerivedImage
+    raw : bytes, PIL image, ndarray, RawFrame or DerivedImage
         The encoded bytes for paths, file objects and bytes; for a view, the content of its source
-        and how to make the view; otherwise ``source`` itself.
+        and how to make the view; for a frame of a film, its digest and how to decode it; otherwise
+        ``source`` itself.
 
     Raises
     ------
@@ -74,6 +79,8 @@ def read_source(source: Any) -> RawImage:
     if isinstance(source, ImageView):
         raw = read_source(source.source)
         return DerivedImage(raw, source.signature, source.render, source.on_square)
+    if isinstance(source, LazyImage):
+        return source.read()
     if is_archive_path(source):
         return _read_from_archive(source)
     if hasattr(source, "read"):
@@ -129,7 +136,8 @@ def read_all(
     rows : iterable of int, default=None
         Which of the images to read; None for all.
     apply : callable, default=map
-        Applies a function to each item as `map` does, such as the ``map`` of an executor.
+        Applies a function to each item as `map` does, such as the ``map`` of an executor. An item
+        is an image, or consecutive frames of one film.
 
     Returns
     -------
@@ -142,7 +150,9 @@ def read_all(
         If images cannot be used.
     """
     rows = range(len(images)) if rows is None else list(rows)
-    results = list(apply(partial(_read_or_fault, read), (images[row] for row in rows)))
+    with films_stay_open():
+        tasks = ([images[row] for row in run] for run in _runs(images, rows))
+        results = list(chain.from_iterable(apply(partial(_read_or_fault, read), tasks)))
     failures = [
         (row, describe(images[row]), fault)
         for row, (_, fault) in zip(rows, results, strict=True)
@@ -153,11 +163,36 @@ def read_all(
     return [done for done, _ in results]
 
 
-def _read_or_fault(read: Callable[[RawImage], Any], source: Any) -> tuple[Any, str | None]:
-    try:
-        return read(read_source(source)), None
-    except (OSError, ValueError, TypeError) as error:
-        return None, str(error)
+def _runs(
+    images: Sequence[Any] | npt.NDArray[np.uint8], rows: Sequence[int]
+) -> Iterator[list[int]]:
+    """Yield rows one by one, but those of frames of one film that follow each other together."""
+    run: list[int] = []
+    whole = None  # what the images of the run are part of
+    for row in rows:
+        place = place_of(images[row])
+        if run and (place is None or place[0] != whole):
+            yield run
+            run = []
+        run.append(row)
+        whole = None if place is None else place[0]
+        if place is None:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _read_or_fault(
+    read: Callable[[RawImage], Any], sources: Sequence[Any]
+) -> list[tuple[Any, str | None]]:
+    done: list[tuple[Any, str | None]] = []
+    for source in sources:
+        try:
+            done.append((read(read_source(source)), None))
+        except (OSError, ValueError, TypeError) as error:
+            done.append((None, str(error)))
+    return done
 
 
 def _read_file_object(file: Any) -> bytes:

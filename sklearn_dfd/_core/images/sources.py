@@ -72,6 +72,30 @@ class ImageView(ABC):
         return None
 
 
+class LazyImage(ABC):
+    """An image that is part of something larger, and is decoded when it is needed.
+
+    Like a path it is an original: a value that is small, immutable, and hashed and compared by what
+    it stands for. `sklearn_dfd.datasets.VideoFrame` is a frame of a film.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    @abstractmethod
+    def place(self) -> tuple[Hashable, float]:
+        """What it is part of, and where in it: images are decoded faster in this order."""
+
+    @abstractmethod
+    def read(self) -> Any:
+        """Return what `reading.read_source` returns for it."""
+
+
 #: Anything that may be passed as one image.
 ImageLike: TypeAlias = Union[
     str,
@@ -83,6 +107,7 @@ ImageLike: TypeAlias = Union[
     memoryview,
     IO[bytes],
     _ArchivePath,
+    LazyImage,
     ImageView,
 ]
 
@@ -95,7 +120,8 @@ def as_image_list(X: Any) -> Sequence[Any] | npt.NDArray[np.uint8]:
     X : sequence or array
         A list, tuple, 1-D or (n_images, 1) array, Series or one-column DataFrame of images: paths,
         PIL images, encoded bytes, binary file objects, uint8 arrays of shape (H, W), (H, W, 1),
-        (H, W, 3) or (H, W, 4) in RGB order, or an `ImageView` of one of these. Or one uint8 array
+        (H, W, 3) or (H, W, 4) in RGB order, a `LazyImage`, or an `ImageView` of one of these. Or
+        one uint8 array
         of shape (n_images, H, W) or (n_images, H, W, C) with C of 1, 3 or 4, of which a view is
         returned: items and slices of a `numpy.memmap` stay views of it.
 
@@ -126,7 +152,7 @@ def as_image_list(X: Any) -> Sequence[Any] | npt.NDArray[np.uint8]:
                 "class."
             )
         raise TypeError(f"X is a single path, {describe(X)}: pass a list, [path].")
-    if isinstance(X, Image.Image | bytes | bytearray | memoryview | ImageView):
+    if isinstance(X, Image.Image | bytes | bytearray | memoryview | LazyImage | ImageView):
         raise TypeError(f"X is a single image ({describe(X)}): pass a list, [image].")
     if isinstance(X, Mapping):
         raise TypeError(
@@ -264,6 +290,8 @@ def describe(source: Any) -> str:
         return f"{memoryview(source).nbytes} bytes"
     if isinstance(source, ImageView):
         return f"view of {describe(source.source)}"
+    if isinstance(source, LazyImage):
+        return source.name
     if is_archive_path(source):
         return repr(str(source))
     return _file_name(source, "name") or on_one_line(type(source).__name__)
@@ -308,7 +336,7 @@ def images_in(X: Any) -> str | None:
     found : str or None
         The end of a sentence about ``X``; None if it may hold rows of features.
     """
-    if isinstance(X, str | bytes | os.PathLike | Image.Image | ImageView):
+    if isinstance(X, str | bytes | os.PathLike | Image.Image | LazyImage | ImageView):
         return f"is an image ({describe(X)})"
     shape = getattr(X, "shape", ())
     if len(shape) > 2:
@@ -320,7 +348,7 @@ def images_in(X: Any) -> str | None:
     first: Any = next(iter(X), None)
     if isinstance(first, list | tuple | np.ndarray) and np.shape(first) == (1,):
         first = first[0]
-    kinds = str | bytes | bytearray | os.PathLike | Image.Image | ImageView
+    kinds = str | bytes | bytearray | os.PathLike | Image.Image | LazyImage | ImageView
     if isinstance(first, kinds) or np.ndim(first) > 1:
         return f"holds images (the first of them is {describe(first)})"
     return None
@@ -353,6 +381,23 @@ def number_by_origin(images: Sequence[Any] | npt.NDArray[np.uint8]) -> npt.NDArr
     return np.array([seen.setdefault(_origin(i), len(seen)) for i in images], dtype=np.int64)
 
 
+def place_of(image: Any) -> tuple[Hashable, float] | None:
+    """Return what an image, or the image that a view is made from, is part of, and where in it.
+
+    Parameters
+    ----------
+    image : object
+        An item of what `as_image_list` returns.
+
+    Returns
+    -------
+    place : tuple of (object, float) or None
+        None for an image that is part of nothing, such as a file.
+    """
+    image = origin_of(image)
+    return image.place if isinstance(image, LazyImage) else None
+
+
 def origin_of(image: Any) -> Any:
     """Return the image that a view is made from, however often; another image as it is."""
     while isinstance(image, ImageView):
@@ -383,4 +428,4 @@ def _origin(image: Any) -> Hashable:
         return os.fsdecode(image)
     if is_archive_path(image):
         return str(image)
-    return image if isinstance(image, bytes) else id(image)
+    return image if isinstance(image, bytes | LazyImage) else id(image)

@@ -1,0 +1,458 @@
+"""One open film: the picture that it shows at a time, and where it begins and ends.
+
+What is wrong is stated in a short sentence that does not name the film: the caller knows which one
+it is.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import IO, Any, NoReturn
+
+import numpy as np
+from PIL import Image
+
+from sklearn_dfd._core.images.film_colours import orientation_of, to_srgb_pixels
+from sklearn_dfd._core.messages import brief
+from sklearn_dfd._core.validation import import_extra
+
+#: Seconds of one core's time that finding one frame may take. It takes 0.01 to 1, and more where
+#: keyframes are minutes apart.
+FRAME_SECONDS = 60
+
+#: Shortest side of a picture in pixels.
+_MIN_SIDE = 2
+
+# Containers that hold a film in one file. Others name files and addresses to read on with.
+_CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,ivf"
+_CONTAINERS_IN_WORDS = "MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, ASF, Ogg or IVF"
+_CODECS = (
+    "h264 hevc libdav1d av1 vp8 vp9 mpeg4 mpeg2video mpeg1video msmpeg4 msmpeg4v1 msmpeg4v2 wmv1 "
+    "wmv2 wmv3 vc1 h263 flv vp6 vp6f theora mjpeg prores dnxhd dvvideo ffv1 huffyuv ffvhuff "
+    "utvideo qtrle png rawvideo"
+).split()
+
+_FAR = 5  # seconds ahead, beyond which a keyframe is sought where the file has no index
+_BEYOND = 10**6  # seconds, later than the end of any film
+_STEPS_BACK = (0, 1, 10)  # seconds before a time at which its keyframe is looked for
+
+
+class _FaultError(Exception):
+    """What is wrong with a film, in words."""
+
+
+class OpenFilm:
+    """A film that is open, for one thread at a time.
+
+    Parameters
+    ----------
+    file : binary file object
+        The film. It is closed with this object.
+    max_pixels : int or None
+        Number of pixels that a frame may have; None for any number.
+
+    Attributes
+    ----------
+    size : tuple of two int
+        Width and height in pixels, as the header says.
+
+    Raises
+    ------
+    ImportError
+        If PyAV is not installed.
+    ValueError
+        If it is not a film that can be read, or it has no pictures.
+    """
+
+    # the frames are av.VideoFrame
+    _current: Any = None  # the last one that is not later than the time asked for
+    _ahead: Any = None  # the one after it, if it is decoded
+    _packets: Iterator[Any] = iter(())
+
+    def __init__(self, file: IO[bytes], max_pixels: int | None) -> None:
+        self._av = import_extra("av", "A film")
+        self._file = _TimedFile(file)
+        self._max_pixels = max_pixels
+        self._container: Any = None
+        self._image: tuple[int, Image.Image] | None = None  # the last one, by its time
+        try:
+            with self._in_words():
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor of its file."""
+        return self._file.fileno()
+
+    def close(self) -> None:
+        """Close the film and its file."""
+        self._packets = iter(())
+        self._current = self._ahead = None
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+        self._file.close()
+
+    @property
+    def position(self) -> Fraction | None:
+        """Time in seconds from which it can go on without going back; None at the beginning."""
+        return None if self._current is None else _pts(self._current) * self._time_base
+
+    def image_at(self, seconds: float) -> Image.Image:
+        """Decode what the film shows at a time.
+
+        Parameters
+        ----------
+        seconds : float
+            The time. Before the first frame it stands for the first one.
+
+        Returns
+        -------
+        image : PIL image of mode RGB
+            A new image, upright.
+
+        Raises
+        ------
+        ValueError
+            If the film is damaged between the last keyframe and this frame, ends before the time,
+            or this takes more than `FRAME_SECONDS`.
+        """
+        with self._in_words():
+            frame = self._show(self._ticks(seconds))
+            pts = _pts(frame)
+            if self._image is None or self._image[0] != pts:
+                pixels = to_srgb_pixels(frame)
+                image = Image.fromarray(np.ascontiguousarray(pixels))
+                transpose = orientation_of(frame)
+                self._image = (pts, image if transpose is None else image.transpose(transpose))
+            return self._image[1].copy()
+
+    def times(self, n_frames: int) -> list[float]:
+        """Find frames at even intervals of time, and decode them.
+
+        Parameters
+        ----------
+        n_frames : int
+            Number of frames.
+
+        Returns
+        -------
+        seconds : list of float
+            The times of the frames, ascending: those that are shown in the middle of `n_frames`
+            equal parts of the film. Fewer than `n_frames` where the film has fewer.
+
+        Raises
+        ------
+        ValueError
+            If the film has no frames, or `image_at` raises it.
+        """
+        with self._in_words():
+            first = _pts(self._first())
+        with self._in_words():
+            end = max(self._end(), first + 1)
+        found: dict[int, None] = {}
+        for i in range(n_frames):
+            with self._in_words():
+                pts = first + (end - first) * (2 * i + 1) // (2 * n_frames)
+                found[_pts(self._show(pts))] = None
+        return [float(pts * self._time_base) for pts in sorted(found)]
+
+    def _open(self) -> None:
+        """Open the file from its beginning."""
+        if self._container is not None:
+            self._container.close()
+        self._file.seek(0)
+        codecs = ",".join(_CODECS)
+        limit = {} if self._max_pixels is None else {"max_pixels": str(self._max_pixels)}
+        try:
+            self._container = self._av.open(
+                self._file,
+                "r",
+                options={
+                    "format_whitelist": _CONTAINERS,
+                    "codec_whitelist": codecs,
+                    "protocol_whitelist": "none",
+                    **limit,
+                },
+                metadata_errors="replace",
+                io_open=_refuse_to_open,
+            )
+        except (self._av.FFmpegError, ValueError, OSError) as error:
+            self._file.check_clock()
+            raise _FaultError(
+                f"it is no film in a container that is read ({_CONTAINERS_IN_WORDS}), or it is "
+                f"truncated or damaged ({_reason(error)})"
+            ) from None
+        self._stream = self._choose_stream()
+        context = self._stream.codec_context
+        context.options = {"err_detect": "explode", "codec_whitelist": codecs, **limit}
+        context.thread_count = 1  # one core per thread, here too
+        self.size = (int(context.width), int(context.height))
+        self._check_size(*self.size)
+        if self._stream.time_base is None:
+            raise _FaultError("its frames have no times")
+        self._time_base: Fraction = self._stream.time_base
+        self._begin_at(None, of_the_film=True)
+        self._seeks_forward = True
+
+    def _choose_stream(self) -> Any:
+        """Return the largest video stream, of several the first one."""
+        streams = list(self._container.streams.video)
+        disposition = self._av.stream.Disposition
+        pictures = disposition.attached_pic | disposition.timed_thumbnails
+        films = [s for s in streams if not disposition(s.disposition) & pictures]
+        if not films:
+            raise _FaultError(
+                "it has no video stream, only a cover picture"
+                if streams
+                else "it has no video stream"
+            )
+        known = [s for s in films if s.codec_context is not None]
+        usable = [s for s in known if s.codec_context.name in _CODECS]
+        if not usable:
+            names = ", ".join(sorted({s.codec_context.name for s in known})) or "something unknown"
+            raise _FaultError(
+                f"its pictures are encoded as {names}, which is not decoded here: save it as H.264"
+            )
+        return max(usable, key=lambda s: s.codec_context.width * s.codec_context.height)
+
+    def _begin_at(self, fed: int | None, *, of_the_film: bool) -> None:
+        """Start to read packets where the container now is."""
+        self._packets = self._container.demux(self._stream)
+        self._decoded: deque[Any] = deque()
+        self._current = self._ahead = None
+        self._ended = False
+        self._at_start = of_the_film  # whether no frame lies before the first one that comes
+        self._in_step = False  # whether there was a keyframe
+        self._left_at = fed  # where it was before it sought a keyframe ahead
+        self._fed: int | None = None  # time of the last packet that was decoded
+
+    def _seek(self, pts: int, *, ahead: bool = False) -> None:
+        """Go to the last keyframe that is not later than a time; to the beginning if it fails."""
+        left_at = self._fed if ahead else None
+        try:
+            self._container.seek(pts, stream=self._stream)
+        except (self._av.FFmpegError, ValueError, OSError, OverflowError):
+            self._file.check_clock()
+            self._open()
+            self._seeks_forward = False
+        else:
+            self._begin_at(left_at, of_the_film=False)
+
+    def _ticks(self, seconds: float) -> int:
+        """Convert a time, within rounding of the time of a frame, to units of the film."""
+        return math.floor(Fraction(seconds) / self._time_base + Fraction(1, 1000))
+
+    def _show(self, pts: int) -> Any:
+        """Return the frame that is shown at a time."""
+        current = self._current
+        try:
+            if current is not None and _pts(current) <= pts:
+                is_shown = _pts(current) == pts or (
+                    self._ahead is not None and _pts(self._ahead) > pts
+                )
+                if not is_shown and self._has_keyframe_before(pts):
+                    self._seek(pts, ahead=True)
+            elif current is not None or not self._at_start:
+                self._seek(pts)
+            elif self._has_keyframe_before(pts):
+                self._seek(pts, ahead=True)
+            self._forward(pts)
+            found = self._current is not None or self._at_start
+        except (self._av.FFmpegError, _FaultError):
+            self._file.check_clock()
+            found = False  # the damage may lie before the keyframe that it takes
+        for step in _STEPS_BACK if not found else ():
+            self._seek(pts - round(step / self._time_base))
+            self._forward(pts)
+            if self._current is not None or self._at_start:
+                break
+        else:
+            if not found:
+                self._open()
+                self._forward(pts)
+        if self._current is None:  # the time is before the first frame
+            self._current, self._ahead = self._ahead, None
+        if self._current is None:
+            raise _FaultError("it has no frames")
+        self._check_size(self._current.width, self._current.height)
+        self._check_end(pts)
+        return self._current
+
+    def _has_keyframe_before(self, pts: int) -> bool:
+        """Say whether seeking the keyframe before a time is less work than going on to it."""
+        if not self._seeks_forward:
+            return False
+        here = self._current if self._current is not None else self._ahead
+        position = _pts(here) if here is not None else self._stream.start_time or 0
+        entries = self._stream.index_entries
+        if len(entries):
+            fed = self._fed if self._fed is not None else entries[0].timestamp
+            index = entries.search_timestamp(pts)
+            if index >= 0 and entries[index].timestamp > fed:
+                return True
+            if entries[-1].timestamp >= pts:
+                return False
+        return bool((pts - position) * self._time_base > _FAR)
+
+    def _forward(self, pts: int) -> None:
+        """Decode until the frame that is shown at a time is the current one."""
+        while self._current is None or _pts(self._current) != pts:
+            if self._ahead is None:
+                self._ahead = self._next()
+            if self._ahead is None or _pts(self._ahead) > pts:
+                return
+            self._current, self._ahead = self._ahead, None
+
+    def _next(self) -> Any:
+        """Decode the next frame; None at the end of the film."""
+        while not self._decoded:
+            if self._ended:
+                return None
+            packet = self._next_packet()
+            if packet is None:
+                self._ended = True
+                self._decoded.extend(self._stream.decode(None))
+                continue
+            if not self._in_step:
+                if not packet.is_keyframe:
+                    continue
+                self._in_step = True
+                if self._left_at is not None and (packet.dts or 0) <= self._left_at:
+                    self._seeks_forward = False  # it went back, and would again
+            if packet.is_corrupt:
+                raise _FaultError("the film is damaged")
+            self._decoded.extend(self._stream.decode(packet))
+            self._fed = packet.dts if packet.dts is not None else packet.pts
+        frame = self._decoded.popleft()
+        if frame.is_corrupt:
+            raise _FaultError("the film is damaged")
+        return frame
+
+    def _next_packet(self) -> Any:
+        """Read the next packet of the stream; None at the end, and where no more can be read."""
+        try:
+            packet = next(self._packets, None)
+        except (self._av.FFmpegError, ValueError, OSError):
+            packet = None
+        self._file.check_clock()
+        return packet if packet is not None and packet.size else None
+
+    def _first(self) -> Any:
+        """Return the first frame."""
+        if self._ahead is None:
+            self._ahead = self._next()
+        if self._ahead is None:
+            raise _FaultError("it has no frames")
+        return self._ahead
+
+    def _end(self) -> int:
+        """Find the end in the last packets, whatever the header says."""
+        entries = self._stream.index_entries
+        last = entries[-1].timestamp if len(entries) else math.floor(_BEYOND / self._time_base)
+        self._seek(last)
+        end = self._end_of_packets()
+        if end is None:  # the index may be longer than the file
+            self._open()
+            end = self._end_of_packets()
+        self._packets, self._ended, self._at_start = iter(()), True, False
+        return end if end is not None else 0
+
+    def _end_of_packets(self) -> int | None:
+        end = None
+        while (packet := self._next_packet()) is not None and not packet.is_corrupt:
+            pts = packet.pts if packet.pts is not None else packet.dts
+            if pts is not None:
+                end = max(pts + (packet.duration or 0), pts if end is None else end)
+        return end
+
+    def _check_end(self, pts: int) -> None:
+        """Raise where a time is later than the film."""
+        if self._ended and self._ahead is None and not self._decoded:
+            duration = max(self._current.duration or 0, 1 / self._time_base)
+            if pts > _pts(self._current) + duration:
+                raise _FaultError(
+                    f"it ends at {float(_pts(self._current) * self._time_base):.3f} s, where its "
+                    "last frame is"
+                )
+
+    def _check_size(self, width: int, height: int) -> None:
+        if min(width, height) < _MIN_SIDE:
+            raise _FaultError(
+                f"its frames are {width}x{height} pixels, each side must have at least {_MIN_SIDE}"
+            )
+        if self._max_pixels is not None and width * height > self._max_pixels:
+            raise _FaultError(
+                f"its frames are too large ({width}x{height} pixels; {self._max_pixels} are "
+                "allowed: for films that you trust, raise the parameter max_pixels)"
+            )
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """Start the clock, and turn whatever is raised on hostile bytes into a reason."""
+        self._file.start_clock()
+        try:
+            yield
+        except _FaultError as fault:
+            raise ValueError(str(fault)) from None
+        except _TimeIsUpError:
+            raise ValueError(
+                f"finding a frame takes more than {FRAME_SECONDS} seconds of a core, as it does "
+                "where keyframes are too far apart: save the film again with a keyframe every few "
+                "seconds"
+            ) from None
+        except Exception as error:
+            raise ValueError(f"the film is truncated or damaged ({_reason(error)})") from error
+
+
+class _TimeIsUpError(Exception):
+    """Raised where finding a frame takes too long."""
+
+
+class _TimedFile:
+    """A file for FFmpeg, which can be read for a limited time of the thread."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell, self.close, self.fileno = (
+            file.seek,
+            file.tell,
+            file.close,
+            file.fileno,
+        )
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        self._deadline = time.thread_time() + FRAME_SECONDS
+
+    def check_clock(self) -> None:
+        if time.thread_time() > self._deadline:
+            raise _TimeIsUpError
+
+    def read(self, size: int) -> bytes:
+        if time.thread_time() > self._deadline:
+            raise OSError("the time is up")  # check_clock says so to those who called FFmpeg
+        return self._file.read(size)
+
+
+def _refuse_to_open(*args: Any, **kwargs: Any) -> NoReturn:
+    raise PermissionError("a film may not open other files")
+
+
+def _pts(frame: Any) -> int:
+    """Return the time of a frame in units of its stream."""
+    pts = frame.pts if frame.pts is not None else frame.dts
+    if pts is None:
+        raise _FaultError("its frames have no times")
+    return int(pts)
+
+
+def _reason(error: Exception) -> str:
+    """Say briefly what FFmpeg says, without the name that it gives a file."""
+    said = getattr(error, "strerror", None)
+    return f"{type(error).__name__}: {said}" if said else brief(error)
