@@ -15,7 +15,8 @@ from typing import IO, Any, NoReturn
 import numpy as np
 from PIL import Image
 
-from sklearn_dfd._core.images.film_colours import orientation_of, to_srgb_pixels
+from sklearn_dfd._core.images.decoding import USUAL_MAX_PIXELS
+from sklearn_dfd._core.images.film_colours import matrix_of, orientation_of, to_rgb_pixels
 from sklearn_dfd._core.messages import brief
 from sklearn_dfd._core.validation import import_extra
 
@@ -35,9 +36,11 @@ _CODECS = (
     "utvideo qtrle png rawvideo"
 ).split()
 
-_FAR = 5  # seconds ahead, beyond which a keyframe is sought where the file has no index
+_INDEXED = ("mov", "matroska", "avi")  # containers whose index has the keyframes and no others
+_FAR = 5  # seconds ahead, beyond which a keyframe is sought where there is no such index
 _BEYOND = 10**6  # seconds, later than the end of any film
-_STEPS_BACK = (0, 1, 10)  # seconds before a time at which its keyframe is looked for
+# seconds before a time at which its keyframe is looked for: some formats seek only roughly
+_STEPS_BACK = (0, 1, 4, 16, 64, 256, 1024, 4096)
 
 
 class _FaultError(Exception):
@@ -73,12 +76,12 @@ class OpenFilm:
     _packets: Iterator[Any] = iter(())
 
     def __init__(self, file: IO[bytes], max_pixels: int | None) -> None:
-        self._av = import_extra("av", "A film")
         self._file = _TimedFile(file)
         self._max_pixels = max_pixels
         self._container: Any = None
         self._image: tuple[int, Image.Image] | None = None  # the last one, by its time
         try:
+            self._av = import_extra("av", "A film")
             with self._in_words():
                 self._open()
         except BaseException:
@@ -126,7 +129,7 @@ class OpenFilm:
             frame = self._show(self._ticks(seconds))
             pts = _pts(frame)
             if self._image is None or self._image[0] != pts:
-                pixels = to_srgb_pixels(frame)
+                pixels = to_rgb_pixels(frame)
                 image = Image.fromarray(np.ascontiguousarray(pixels))
                 transpose = orientation_of(frame)
                 self._image = (pts, image if transpose is None else image.transpose(transpose))
@@ -168,7 +171,12 @@ class OpenFilm:
             self._container.close()
         self._file.seek(0)
         codecs = ",".join(_CODECS)
-        limit = {} if self._max_pixels is None else {"max_pixels": str(self._max_pixels)}
+        limit, probed = {}, {}
+        if self._max_pixels is not None:
+            # Decoders count the edges that they add; `_check_size` counts exactly. With less than
+            # usual the size would not even be known.
+            limit = {"max_pixels": str(4 * self._max_pixels + 2**20)}
+            probed = {"max_pixels": str(max(self._max_pixels, USUAL_MAX_PIXELS))}
         try:
             self._container = self._av.open(
                 self._file,
@@ -177,7 +185,7 @@ class OpenFilm:
                     "format_whitelist": _CONTAINERS,
                     "codec_whitelist": codecs,
                     "protocol_whitelist": "none",
-                    **limit,
+                    **probed,
                 },
                 metadata_errors="replace",
                 io_open=_refuse_to_open,
@@ -197,8 +205,10 @@ class OpenFilm:
         if self._stream.time_base is None:
             raise _FaultError("its frames have no times")
         self._time_base: Fraction = self._stream.time_base
-        self._begin_at(None, of_the_film=True)
+        name = self._container.format.name
+        self._has_index = any(known in name for known in _INDEXED)
         self._seeks_forward = True
+        self._begin(of_the_film=True)
 
     def _choose_stream(self) -> Any:
         """Return the largest video stream, of several the first one."""
@@ -210,7 +220,7 @@ class OpenFilm:
             raise _FaultError(
                 "it has no video stream, only a cover picture"
                 if streams
-                else "it has no video stream"
+                else "it has no video stream that can be read"
             )
         known = [s for s in films if s.codec_context is not None]
         usable = [s for s in known if s.codec_context.name in _CODECS]
@@ -221,7 +231,7 @@ class OpenFilm:
             )
         return max(usable, key=lambda s: s.codec_context.width * s.codec_context.height)
 
-    def _begin_at(self, fed: int | None, *, of_the_film: bool) -> None:
+    def _begin(self, *, of_the_film: bool, left_at: int | None = None) -> None:
         """Start to read packets where the container now is."""
         self._packets = self._container.demux(self._stream)
         self._decoded: deque[Any] = deque()
@@ -229,12 +239,12 @@ class OpenFilm:
         self._ended = False
         self._at_start = of_the_film  # whether no frame lies before the first one that comes
         self._in_step = False  # whether there was a keyframe
-        self._left_at = fed  # where it was before it sought a keyframe ahead
+        self._left_at = left_at  # where it was when it sought a keyframe ahead
+        self._held: list[Any] = []  # packets that were read too early
         self._fed: int | None = None  # time of the last packet that was decoded
 
-    def _seek(self, pts: int, *, ahead: bool = False) -> None:
+    def _seek(self, pts: int, left_at: int | None = None) -> None:
         """Go to the last keyframe that is not later than a time; to the beginning if it fails."""
-        left_at = self._fed if ahead else None
         try:
             self._container.seek(pts, stream=self._stream)
         except (self._av.FFmpegError, ValueError, OSError, OverflowError):
@@ -242,7 +252,7 @@ class OpenFilm:
             self._open()
             self._seeks_forward = False
         else:
-            self._begin_at(left_at, of_the_film=False)
+            self._begin(of_the_film=False, left_at=left_at)
 
     def _ticks(self, seconds: float) -> int:
         """Convert a time, within rounding of the time of a frame, to units of the film."""
@@ -250,25 +260,20 @@ class OpenFilm:
 
     def _show(self, pts: int) -> Any:
         """Return the frame that is shown at a time."""
-        current = self._current
+        left_at = None
         try:
-            if current is not None and _pts(current) <= pts:
-                is_shown = _pts(current) == pts or (
-                    self._ahead is not None and _pts(self._ahead) > pts
-                )
-                if not is_shown and self._has_keyframe_before(pts):
-                    self._seek(pts, ahead=True)
-            elif current is not None or not self._at_start:
+            if self._is_behind(pts):
                 self._seek(pts)
-            elif self._has_keyframe_before(pts):
-                self._seek(pts, ahead=True)
+            elif not self._shows(pts) and self._has_keyframe_before(pts):
+                left_at = self._fed
+                self._seek(pts, left_at)
             self._forward(pts)
             found = self._current is not None or self._at_start
         except (self._av.FFmpegError, _FaultError):
             self._file.check_clock()
             found = False  # the damage may lie before the keyframe that it takes
         for step in _STEPS_BACK if not found else ():
-            self._seek(pts - round(step / self._time_base))
+            self._seek(pts - round(step / self._time_base), left_at)
             self._forward(pts)
             if self._current is not None or self._at_start:
                 break
@@ -281,8 +286,23 @@ class OpenFilm:
         if self._current is None:
             raise _FaultError("it has no frames")
         self._check_size(self._current.width, self._current.height)
+        if matrix_of(self._current) is None:
+            raise _FaultError(
+                f"its colours are encoded with matrix {int(self._current.colorspace)} of ITU-T "
+                "H.273, which is not converted: save it as H.264 with the colours of BT.709"
+            )
         self._check_end(pts)
         return self._current
+
+    def _is_behind(self, pts: int) -> bool:
+        """Say whether the film has gone too far to show a time."""
+        return not self._at_start if self._current is None else pts < _pts(self._current)
+
+    def _shows(self, pts: int) -> bool:
+        """Say whether the current frame is known to be the one that is shown at a time."""
+        if self._current is None or _pts(self._current) == pts:
+            return self._current is not None
+        return self._ahead is not None and _pts(self._ahead) > pts
 
     def _has_keyframe_before(self, pts: int) -> bool:
         """Say whether seeking the keyframe before a time is less work than going on to it."""
@@ -291,7 +311,7 @@ class OpenFilm:
         here = self._current if self._current is not None else self._ahead
         position = _pts(here) if here is not None else self._stream.start_time or 0
         entries = self._stream.index_entries
-        if len(entries):
+        if self._has_index and len(entries):
             fed = self._fed if self._fed is not None else entries[0].timestamp
             index = entries.search_timestamp(pts)
             if index >= 0 and entries[index].timestamp > fed:
@@ -336,6 +356,15 @@ class OpenFilm:
 
     def _next_packet(self) -> Any:
         """Read the next packet of the stream; None at the end, and where no more can be read."""
+        packet = self._held.pop() if self._held else self._read_packet()
+        if packet is not None and packet.is_corrupt:
+            following = self._read_packet()
+            if following is None:  # a film that was cut off ends with a piece of a packet
+                return None
+            self._held.append(following)
+        return packet
+
+    def _read_packet(self) -> Any:
         try:
             packet = next(self._packets, None)
         except (self._av.FFmpegError, ValueError, OSError):
@@ -354,8 +383,8 @@ class OpenFilm:
     def _end(self) -> int:
         """Find the end in the last packets, whatever the header says."""
         entries = self._stream.index_entries
-        last = entries[-1].timestamp if len(entries) else math.floor(_BEYOND / self._time_base)
-        self._seek(last)
+        beyond = math.floor(_BEYOND / self._time_base)
+        self._seek(entries[-1].timestamp if self._has_index and len(entries) else beyond)
         end = self._end_of_packets()
         if end is None:  # the index may be longer than the file
             self._open()

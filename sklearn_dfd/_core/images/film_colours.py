@@ -29,8 +29,8 @@ _TRANSPOSE = {
 }
 
 
-def to_srgb_pixels(frame: Any) -> npt.NDArray[np.uint8]:
-    """Convert a decoded frame to RGB, with the matrix and the range that it names.
+def matrix_of(frame: Any) -> int | None:
+    """Find out with which matrix the colours of a frame are encoded.
 
     Parameters
     ----------
@@ -39,36 +39,42 @@ def to_srgb_pixels(frame: Any) -> npt.NDArray[np.uint8]:
 
     Returns
     -------
+    matrix : int or None
+        The number that FFmpeg's scaler has for it, 0 for RGB; None if it cannot be converted.
+    """
+    if frame.format.is_rgb:
+        return 0
+    matrix = int(frame.colorspace)
+    if matrix in _SAY_NOTHING:
+        large = frame.width > _LARGEST_OF_BT601[0] or frame.height > _LARGEST_OF_BT601[1]
+        matrix = _BT709 if large else _BT601
+    return _KNOWN.get(matrix)
+
+
+def to_rgb_pixels(frame: Any) -> npt.NDArray[np.uint8]:
+    """Convert a decoded frame to RGB, with the matrix and the range that it names.
+
+    Parameters
+    ----------
+    frame : av.VideoFrame
+        The frame, of a matrix that can be converted.
+
+    Returns
+    -------
     pixels : ndarray of shape (height, width, 3), dtype uint8
         In RGB order, computed alike on every machine.
-
-    Raises
-    ------
-    ValueError
-        If the matrix is one that cannot be converted.
     """
     reformatter = import_extra("av.video.reformatter", "A film")
     how = reformatter.Interpolation
-    options: dict[str, Any] = {}
-    matrix = int(frame.colorspace)
-    if not frame.format.is_rgb:
-        if matrix in _SAY_NOTHING:
-            large = frame.width > _LARGEST_OF_BT601[0] or frame.height > _LARGEST_OF_BT601[1]
-            matrix = _BT709 if large else _BT601
-        if matrix not in _KNOWN:
-            raise ValueError(
-                f"its colours are encoded with the matrix {matrix} of ITU-T H.273, which is not "
-                "converted: save it as H.264 with the colours of BT.709"
-            )
-        options["src_colorspace"] = _KNOWN[matrix]
+    matrix = matrix_of(frame)
     rgb = reformatter.VideoReformatter().reformat(
         frame,
         format="rgb24",
+        src_colorspace=matrix or None,
         dst_color_range=_FULL_RANGE,
         # slower than FFmpeg's default, which is off by up to two of 255 levels, and by machine
         interpolation=how.BILINEAR | how.FULL_CHR_H_INT | how.ACCURATE_RND | how.BITEXACT,
         threads=1,
-        **options,
     )
     pixels: npt.NDArray[np.uint8] = rgb.to_ndarray()
     return pixels

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn_dfd._core.images.decoding import open_lazily
 from sklearn_dfd._core.images.files import open_file
 from sklearn_dfd._core.images.reading import read_source
-from sklearn_dfd._core.images.sources import ImageView, type_name
+from sklearn_dfd._core.images.sources import ImageView, LazyImage, type_name
 from sklearn_dfd._core.messages import on_one_line
 from sklearn_dfd._core.shortcuts.jpeg_header import is_jpeg, read_jpeg_header
 
@@ -98,6 +98,8 @@ def read_header(source: Any) -> Header:
             if not status.st_size:
                 raise ValueError("the file is empty")
             return _header(file, status.st_size) | {"time": status.st_mtime}
+    if isinstance(source, LazyImage):
+        raise NoHeaderError("it is a frame of a film, which has no header of its own")
     raw = read_source(source)
     if not isinstance(raw, bytes):
         raise NoHeaderError("it is an image in memory, which has no header")
