@@ -55,7 +55,7 @@ bench: .venv/bench  ## ratios against other ways to do the work, in docs/perform
 	$(BIN)/python benchmarks/run.py --page docs/performance.md $(if $(DATA),--data "$(DATA)") \
 	  $(if $(filter-out imagenet,$(WEIGHTS)),--weights "$(WEIGHTS)")
 
-soak: .venv/dev  ## mutated images, kills, load and random pipelines, for MINUTES
+soak: .venv/dev  ## mutated images and films, kills, load and random pipelines, for MINUTES
 	$(BIN)/python soak/run.py --minutes $(MINUTES) 2> soak.log || (tail -n 50 soak.log; exit 1)
 
 fuzz: .venv/dev  ## FILES mutated image files

@@ -1,7 +1,8 @@
-"""Leave it running: mutated images, load, kills, random pipelines; print what was tried.
+"""Leave it running: mutated images and films, load, kills, random pipelines; print what was tried.
 
-    python soak/run.py --minutes 60 [--only images load kills pipelines]
-                       [--files N] [--predictions N] [--kills N] [--pipelines N] [--seed N]
+    python soak/run.py --minutes 60 [--only images films load kills pipelines]
+                       [--files N] [--films N] [--predictions N] [--kills N] [--pipelines N]
+                       [--seed N]
 
 The minutes are shared out; a part that reaches its number leaves the rest of its time to those
 after it. What failed comes below the table. The exit status is the number of failures.
@@ -18,6 +19,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+import films
 import images
 import kills
 import load
@@ -27,15 +29,23 @@ import pipelines
 FILES = 1000  # mutated in one process
 
 
-def _fuzz(connection, seed, n_files, last):
-    connection.send(images.fuzz(seed, n_files, on_file=Path(last).write_bytes))
+def _fuzz(connection, kind, seed, n_files, last):
+    connection.send(kind.fuzz(seed, n_files, on_file=Path(last).write_bytes))
 
 
-def fuzz_apart(seed, n_files, last):
+def _fuzz_images(connection, *arguments):
+    _fuzz(connection, images, *arguments)
+
+
+def _fuzz_films(connection, *arguments):
+    _fuzz(connection, films, *arguments)
+
+
+def fuzz_apart(seed, n_files, last, fuzz=_fuzz_images):
     """Mutate files in a process of its own, which a file may end or keep for ever."""
     context = multiprocessing.get_context("forkserver")
     connection, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_fuzz, args=(theirs, seed, n_files, str(last)))
+    process = context.Process(target=fuzz, args=(theirs, seed, n_files, str(last)))
     process.start()
     theirs.close()
     patience = 60 + 10 * images.SECONDS * n_files
@@ -54,14 +64,24 @@ def fuzz_apart(seed, n_files, last):
 
 
 def run_images(seconds, n_files, seed, directory):
-    """Mutated files, in parts with seeds of their own: each can be run again alone."""
+    """Mutated images."""
+    yield from run_mutated("mutated files", _fuzz_images, seconds, n_files, seed, directory)
+
+
+def run_films(seconds, n_films, seed, directory):
+    """Mutated films."""
+    yield from run_mutated("mutated films", _fuzz_films, seconds, n_films, seed, directory)
+
+
+def run_mutated(what, fuzz, seconds, n_files, seed, directory):
+    """Mutate files in parts with seeds of their own: each can be run again alone."""
     start = time.monotonic()
     counts, defects = Counter(), []
     for part in itertools.count():
         left = min(FILES, n_files - part * FILES)
         if left <= 0 or time.monotonic() - start > seconds:
             break
-        some, wrong = fuzz_apart(seed * 100_000 + part, left, directory / "last")
+        some, wrong = fuzz_apart(seed * 100_000 + part, left, directory / "last", fuzz)
         counts += some
         defects += [f"{name}: {reason} {raw}" for name, reason, raw in wrong]
     decoded, refused = (
@@ -69,7 +89,7 @@ def run_images(seconds, n_files, seed, directory):
         for kind in ("decoded", "refused")
     )
     total = decoded + refused + len(defects)
-    yield "mutated files", total, defects, f"{decoded:,} decoded, {refused:,} refused"
+    yield what, total, defects, f"{decoded:,} decoded, {refused:,} refused"
 
 
 def run_kills(seconds, n_kills, seed, directory):
@@ -138,6 +158,7 @@ def run_pipelines(seconds, n_pipelines, seed, directory):
 #: What is run, the option that bounds it, and its share of the time.
 PARTS = {
     "images": (run_images, "files", 1),
+    "films": (run_films, "films", 1),
     "load": (run_load, "predictions", 2),
     "kills": (run_kills, "kills", 2),
     "pipelines": (run_pipelines, "pipelines", 1),
@@ -149,6 +170,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--files", type=int, default=10_000_000)
+    parser.add_argument("--films", type=int, default=10_000_000)
     parser.add_argument("--predictions", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=10_000)
     parser.add_argument("--pipelines", type=int, default=100_000)

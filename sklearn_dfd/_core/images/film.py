@@ -4,6 +4,7 @@ What is wrong is stated in a short sentence that does not name the film: the cal
 it is.
 """
 
+import errno
 import math
 import time
 from collections import deque
@@ -444,29 +445,41 @@ class _TimeIsUpError(Exception):
 
 
 class _TimedFile:
-    """A file for FFmpeg, which can be read for a limited time of the thread."""
+    """A file for FFmpeg, which can be read for a limited time of the thread.
+
+    It raises nothing into FFmpeg, which drops what is raised, and PyAV prints it.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.seek, self.tell, self.close, self.fileno = (
-            file.seek,
-            file.tell,
-            file.close,
-            file.fileno,
-        )
+        self.tell, self.close, self.fileno = file.tell, file.close, file.fileno
+        self._error: OSError | None = None
         self.start_clock()
 
     def start_clock(self) -> None:
         self._deadline = time.thread_time() + FRAME_SECONDS
 
     def check_clock(self) -> None:
+        """Raise if the time is up, or the file could not be read."""
         if time.thread_time() > self._deadline:
             raise _TimeIsUpError
+        if self._error is not None:
+            raise _FaultError(f"the file cannot be read ({_reason(self._error)})")
 
     def read(self, size: int) -> bytes:
         if time.thread_time() > self._deadline:
-            raise OSError("the time is up")  # check_clock says so to those who called FFmpeg
-        return self._file.read(size)
+            return b""  # as at the end of the file: check_clock says more to those who ask FFmpeg
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            self._error = error
+            return b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):  # a place that no file has
+            return -errno.EINVAL
 
 
 def _refuse_to_open(*args: Any, **kwargs: Any) -> NoReturn:
