@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from film_files import grey, make_film
 from PIL import Image
 from sklearn.base import ClassifierMixin, TransformerMixin
 
@@ -65,6 +66,10 @@ def photographs(tmp_path, monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(folder / f"{i}.png")
     Image.fromarray(photos.data[0]).save(tmp_path / "photo.jpg")
+    for i, name in enumerate(["real/000.mp4", "real/003.mp4", "fake/000_003.mp4"]):
+        path = tmp_path / "films" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_film(path, 9, picture=lambda n, size, i=i: grey(n + i, size))
     monkeypatch.chdir(tmp_path)
 
 
@@ -79,6 +84,7 @@ def stand_in_for_imagenet(weights_file, monkeypatch):
 @pytest.mark.usefixtures("photographs", "stand_in_for_imagenet")
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
 def test_blocks_run(page):
+    pytest.importorskip("av")
     pytest.importorskip("distributed")
     pytest.importorskip("mapie")
     pytest.importorskip("onnxruntime")
