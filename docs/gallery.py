@@ -13,6 +13,7 @@ SETTINGS: dict[str, dict[str, str] | None] = {
     "source_groups.py": {"DFD_EDITS": "13"},
     "shortcuts.py": {"DFD_N_SAMPLES": "400"},
     "leakage.py": {"DFD_N_SAMPLES": "60", "DFD_VIEWS": "2", "DFD_EPOCHS": "4"},
+    "films.py": {"DFD_FILMS": "60", "DFD_EPOCHS": "4"},
     "augmentation.py": {"DFD_N_SAMPLES": "80", "DFD_VIEWS": "2"},
     "robustness.py": {"DFD_N_SAMPLES": "120", "DFD_RESAMPLES": "100"},
     "gradcam.py": {"DFD_N_SAMPLES": "240"},

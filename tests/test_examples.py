@@ -182,6 +182,17 @@ def test_held_out_domain(tmp_path):
     assert re.search(r"changes by [+-]0\.\d+ for 'copy-move' and by [+-]0\.", last_line(done))
 
 
+def test_films_without_imagenet_weights(tmp_path):
+    pytest.importorskip("av")
+    done = run("films.py", tmp_path, DFD_FILMS=40, DFD_FRAMES=3, DFD_EPOCHS=1)
+    assert done.returncode == 0, done.stderr
+    assert "120 frames of 40 films" in done.stdout
+    for name in ("frame", "film"):
+        assert f"\nper {name:5s}  0." in done.stdout
+    assert "On these 40 toy films" in last_line(done)
+    assert is_png(tmp_path / "films.png")
+
+
 def test_source_groups(tmp_path):
     done = run("source_groups.py", tmp_path, DFD_EDITS=4)
     assert done.returncode == 0, done.stderr
