@@ -142,9 +142,9 @@ def test_a_limit_that_is_given_leaves_others_theirs(monkeypatch):
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0", r"HEIC photograph.*pip install pillow-heif"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0", r"HEIC photograph.*pip install pillow-heif"),
-        (b"\0\0\0\x18ftypisom\0\0\0\0", "a video: save its frames"),
-        (b"\x1a\x45\xdf\xa3webm", "a video: save its frames"),
-        (b"RIFF\0\0\0\0AVI LIST", "a video: save its frames"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", r"a film: pass sklearn_dfd\.datasets\.frames"),
+        (b"\x1a\x45\xdf\xa3webm", r"a film: pass sklearn_dfd\.datasets\.frames"),
+        (b"RIFF\0\0\0\0AVI LIST", r"a film: pass sklearn_dfd\.datasets\.frames"),
         (b"<!DOCTYPE html><html>", "a web page"),
         (b"\n<HTML>", "a web page"),
         (b"<?xml version='1.0'?><svg/>", "an SVG drawing"),
