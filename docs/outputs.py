@@ -2,7 +2,7 @@
 
 The blocks of a page run one after the other, as in a notebook: what they print, the value of a last
 line that is an expression, and the figures that they draw are shown. Each page runs in a folder of
-its own, with photographs made on the spot in `faces/real` and `faces/fake`.
+its own, with photographs made on the spot in `faces/real` and `faces/fake`, and films in `films`.
 """
 
 import ast
@@ -13,6 +13,8 @@ import re
 import tempfile
 import warnings
 from pathlib import Path
+
+import numpy as np
 
 #: The pages whose blocks run. The others need weights, a cluster or photographs.
 PAGES = ("data", "fitting", "saving")
@@ -40,9 +42,23 @@ def add_outputs(app, docname, source):
         )
 
 
+def make_film(path, pictures):
+    """Write a film that shows each of a few pictures for a second."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("mpeg4", rate=8)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for pixels in np.repeat(pictures, 8, axis=0):
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        film.mux(stream.encode())
+
+
 @contextlib.contextmanager
 def photographs():
-    """Change to a folder with a few photographs that a page may mention."""
+    """Change to a folder with a few photographs and films that a page may mention."""
     from PIL import Image
 
     from sklearn_dfd.datasets import make_spliced_photos
@@ -54,6 +70,8 @@ def photographs():
             folder = Path(directory, "faces", "fake" if photos.target[i] else "real")
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / f"{i}.png")
+        for i, name in enumerate(("real/000", "real/003", "fake/000_003")):
+            make_film(Path(directory, "films", f"{name}.mp4"), photos.data[3 * i : 3 * i + 3])
         os.chdir(directory)
         try:
             yield
