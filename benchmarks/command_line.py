@@ -7,42 +7,28 @@ clock, for machines that do other work.
 """
 
 import argparse
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import joblib
 import skops.io
+from imports import measured
 from PIL import Image
 
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.export import to_onnx
 
+ENDINGS = ("joblib", "skops", "onnx")
+COMMAND = ["-m", "sklearn_dfd"]
 COMMANDS = {
-    "--help": ["--help"],
+    "--help": [*COMMAND, "--help"],
     **{
-        f"detect with .{ending}": ["detect", f"detector.{ending}", "photo.png", "--json"]
-        for ending in ("joblib", "skops", "onnx")
+        f"detect with .{ending}": [*COMMAND, "detect", f"detector.{ending}", "photo.png", "--json"]
+        for ending in ENDINGS
     },
 }
-
-
-def measured(arguments, directory):
-    """Seconds of wall clock and of processor time that a fresh process takes."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "sklearn_dfd", *arguments]
-    subprocess.run(command, check=True, cwd=directory, env=environment, capture_output=True)
-    wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def prepare(directory):

@@ -37,13 +37,14 @@ WORKS = [
 ]
 
 
-def measured(code, directory):
-    """Seconds of wall clock and of processor time that a fresh process takes."""
+def measured(arguments, directory):
+    """Seconds of wall clock and of processor time that a fresh Python process takes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     root = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=directory, env=environment)
+    command = [sys.executable, *arguments]
+    subprocess.run(command, check=True, cwd=directory, env=environment, capture_output=True)
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -66,8 +67,10 @@ def main():
         prepare(Path(directory))
         for code, base, most in WORKS:
             for one in (code, base):  # so that its files are in the system's cache
-                measured(one, directory)
-            times = [[measured(one, directory) for one in (code, base)] for _ in range(repeats)]
+                measured(["-c", one], directory)
+            times = [
+                [measured(["-c", one], directory) for one in (code, base)] for _ in range(repeats)
+            ]
             medians = [
                 [statistics.median(row[side][kind] for row in times) for side in (0, 1)]
                 for kind in (0, 1)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 #: Calls within the package, and changes of file.
-BOUNDS = {"None": (159, 78), "'accurate'": (267, 90)}
+BOUNDS = {"None": (158, 78), "'accurate'": (266, 90)}
 
 
 @pytest.mark.slow

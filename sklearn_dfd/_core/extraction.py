@@ -6,9 +6,9 @@ module knows images and stores; the network is a function from pixels to rows.
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import chain, islice
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,6 +19,7 @@ from sklearn_dfd._core.images.decoding import (
     USUAL_MAX_PIXELS,
     Decoding,
     DerivedImage,
+    RawFrame,
     RawImage,
     check_header,
     feature_digest,
@@ -28,7 +29,7 @@ from sklearn_dfd._core.images.decoding import (
 )
 from sklearn_dfd._core.images.film_pool import films_stay_open
 from sklearn_dfd._core.images.reading import Reader
-from sklearn_dfd._core.images.sources import is_rendered, origin_of, place_of
+from sklearn_dfd._core.images.sources import is_rendered, origin_of
 from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner, row_key
 
@@ -95,6 +96,7 @@ class Extraction:
         self.missing: dict[bytes, list[int]] = {}
         self.failures: dict[int, str] = {}
         self._held: dict[bytes, RawImage] = {}
+        self._places: dict[bytes, tuple[Hashable, float]] = {}  # of frames: film and time
         self._n_held_bytes = 0
         self._settled: set[bytes] = set()  # keys whose rows are computed, or cannot be
 
@@ -127,6 +129,8 @@ class Extraction:
             for key, same in rows_of.items():
                 self.missing.setdefault(key, []).extend(same)
                 self._hold(key, raws[key])
+        if self._places:
+            self._bring_films_together()
 
     def compute(
         self,
@@ -150,49 +154,40 @@ class Extraction:
         progress : callable
             Called with the number of images each time some are done.
         """
-        with films_stay_open():
-            self._compute(run, batch_size, go_on, progress)
-
-    def _compute(
-        self,
-        run: Callable[[_Pixels], Sequence[npt.NDArray[np.float32]] | _Rows],
-        batch_size: int,
-        go_on: bool,
-        progress: Callable[[int], object],
-    ) -> None:
         batches = self._claimed_batches(batch_size, progress)
         running: deque[tuple[list[bytes], Future[_Ran]]] = deque()
         done: list[tuple[bytes, npt.NDArray[np.float32]]] = []
         claimed: list[bytes] = []
-        try:
-            while True:
-                waiting = False
-                room = 0 if self.failures and not go_on else _BATCHES_AHEAD - len(running)
-                for batch in islice(batches, room):
-                    waiting = not batch
-                    if waiting:
+        with films_stay_open() if self._places else nullcontext():
+            try:
+                while True:
+                    waiting = False
+                    room = 0 if self.failures and not go_on else _BATCHES_AHEAD - len(running)
+                    for batch in islice(batches, room):
+                        waiting = not batch
+                        if waiting:
+                            break
+                        sources = self._sources(batch)
+                        future = self.pool.submit(_run, run, sources, self.decoding, batch_size)
+                        running.append((batch, future))
+                    if running:
+                        batch, future = running.popleft()
+                        done += self._place(batch, *future.result())
+                        claimed += batch
+                        progress(len(batch))
+                    elif waiting:
+                        time.sleep(_POLL_SECONDS)
+                    else:
                         break
-                    sources = self._sources(batch)
-                    future = self.pool.submit(_run, run, sources, self.decoding, batch_size)
-                    running.append((batch, future))
-                if running:
-                    batch, future = running.popleft()
-                    done += self._place(batch, *future.result())
-                    claimed += batch
-                    progress(len(batch))
-                elif waiting:
-                    time.sleep(_POLL_SECONDS)
-                else:
-                    break
-                if len(claimed) >= _KEPT_TOGETHER or not running:
-                    # also before waiting: others may wait for these
-                    self._keep(done)
-                    self._release(claimed)
-                    done, claimed = [], []
-        finally:
-            self._release()
-        if self.failures and not go_on:
-            self.find_faults()
+                    if len(claimed) >= _KEPT_TOGETHER or not running:
+                        # also before waiting: others may wait for these
+                        self._keep(done)
+                        self._release(claimed)
+                        done, claimed = [], []
+            finally:
+                self._release()
+            if self.failures and not go_on:
+                self.find_faults()
 
     def find_faults(self) -> None:
         """Decode the missing images that were not computed, to find all that cannot be used.
@@ -200,7 +195,7 @@ class Extraction:
         Of an image and its views the image alone is decoded; twice, if at two scales.
         """
         found: dict[tuple[int, bool], tuple[_Source, list[bytes]]] = {}
-        for key in self._in_order(self.missing.keys() - self._settled):
+        for key in [key for key in self.missing if key not in self._settled]:
             image, held = self.images[self.missing[key][0]], self._held.pop(key, None)
             fast = self._is_fast(image)
             image = origin_of(image)
@@ -275,6 +270,8 @@ class Extraction:
         if self._n_held_bytes + n_bytes <= _HELD_BYTES:
             self._held[key] = raw
             self._n_held_bytes += n_bytes
+        if isinstance(file, RawFrame):
+            self._places[key] = file.place
 
     def _map(
         self, look: Callable[[Sequence[_In]], Iterable[_Out]], items: Sequence[_In]
@@ -295,7 +292,7 @@ class Extraction:
         self, batch_size: int, progress: Callable[[int], object]
     ) -> Iterator[list[bytes]]:
         """Yield batches of keys that are ours to compute; an empty one where all are others'."""
-        todo = deque(self._in_order(self.missing))
+        todo = deque(self.missing)
         fruitless = 0  # keys in a row that others hold, and have not computed yet
         while todo:
             chunk = [todo.popleft() for _ in range(min(_CHUNK, len(todo)))]
@@ -303,7 +300,14 @@ class Extraction:
                 chunk.append(todo.popleft())
             ours = self._ask("claim", chunk, self.owner)
             mine = [key for key in chunk if key in ours]
-            yield from self._batches(mine, batch_size)
+            start = 0
+            while start < len(mine):
+                stop = start + batch_size
+                # one thread goes through a film
+                while stop < len(mine) and self._are_of_one_film(*mine[stop - 1 : stop + 1]):
+                    stop += 1
+                yield mine[start:stop]
+                start = stop
             others = {key: self.missing[key] for key in chunk if key not in ours}
             n_others = len(others)
             if others:
@@ -316,34 +320,18 @@ class Extraction:
                 fruitless = 0
                 yield []
 
-    def _batches(self, keys: list[bytes], batch_size: int) -> Iterator[list[bytes]]:
-        """Cut keys into batches, but not between frames of a film: one thread goes through it."""
-        batch: list[bytes] = []
-        for key in keys:
-            if len(batch) >= batch_size and not self._are_of_one_film(batch[-1], key):
-                yield batch
-                batch = []
-            batch.append(key)
-        if batch:
-            yield batch
-
-    def _film(self, key: bytes) -> Hashable:
-        """Return the film that an image is a frame of; None where it is not."""
-        place = place_of(self.images[self.missing[key][0]])
-        return None if place is None else place[0]
-
     def _are_of_one_film(self, one: bytes, other: bytes) -> bool:
-        film = self._film(one)
-        return film is not None and film == self._film(other)
+        place, next_place = self._places.get(one), self._places.get(other)
+        return place is not None and next_place is not None and place[0] == next_place[0]
 
-    def _in_order(self, keys: Collection[bytes]) -> list[bytes]:
-        """Bring the frames of each film together, in the order of time; others keep their order."""
+    def _bring_films_together(self) -> None:
+        """Put the missing frames of each film in the order of time; others keep their order."""
         first: dict[Hashable, int] = {}
-        places: dict[bytes, tuple[int, float]] = {}
-        for i, key in enumerate(keys):
-            place = place_of(self.images[self.missing[key][0]])
-            places[key] = (i, 0.0) if place is None else (first.setdefault(place[0], i), place[1])
-        return sorted(keys, key=places.__getitem__)
+        order: dict[bytes, tuple[int, float]] = {}
+        for i, key in enumerate(self.missing):
+            place = self._places.get(key)
+            order[key] = (i, 0.0) if place is None else (first.setdefault(place[0], i), place[1])
+        self.missing = {key: self.missing[key] for key in sorted(order, key=order.__getitem__)}
 
     def _place(
         self, batch: list[bytes], outcome: "_Outcome", rows: Iterable[npt.NDArray[np.float32]]
@@ -420,12 +408,16 @@ class _Squares:
 
 def _decoded(sources: Sequence[_Source], decoding: Decoding) -> tuple[_Outcome, list[_Pixels]]:
     """Read and decode images; return the outcome of each, and the pixels of those decoded."""
-    read, square = Reader(), _Squares(decoding)
+    read: Reader | None = None  # most images were read before
+    square = _Squares(decoding)
     outcome: _Outcome = []
     pixels = []
     for source, held in sources:
         try:
-            raw = read(source) if held is None else held
+            raw = held
+            if raw is None:
+                read = read or Reader()
+                raw = read(source)
             pixels.append(square(raw))
             outcome.append(None if held is not None else feature_digest(raw, decoding.max_pixels))
         except _IMAGE_PROBLEMS as error:

@@ -9,7 +9,7 @@ import io
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
 from typing import IO, NamedTuple, TypeAlias, Union
@@ -35,6 +35,8 @@ class RawFrame(NamedTuple):
     ----------
     digest : bytes of length 16
         Hash of all that determines the frame.
+    place : tuple of (object, float)
+        Its film, and where in it: frames are decoded faster in this order.
     check : callable
         Function of ``max_pixels`` that raises ValueError if the film cannot be opened, or its
         frames have more pixels.
@@ -44,6 +46,7 @@ class RawFrame(NamedTuple):
     """
 
     digest: bytes
+    place: tuple[Hashable, float]
     check: Callable[[int | None], None]
     decode: Callable[[int | None], Image.Image]
 

@@ -73,7 +73,7 @@ def raw_frame(path: str, seconds: float) -> RawFrame:
     # of what the digest is; another version where the same frame would have other pixels
     name = f"frame 1 at {seconds!r}".encode()
     digest = blake2b(_digests(film) + name, digest_size=16, person=b"frame of a film")
-    return RawFrame(digest.digest(), check, decode)
+    return RawFrame(digest.digest(), (path, seconds), check, decode)
 
 
 def digest_of_film(path: str) -> bytes:
