@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_dfd import detect, make_deepfake_pipeline
 from sklearn_dfd._core.command_line import detecting, detectors, training
+from sklearn_dfd._core.command_line import folders as labelled_folders
 from sklearn_dfd._core.command_line.commands import main
 from sklearn_dfd._core.command_line.paths import listed
 from sklearn_dfd._core.images import folders
@@ -309,6 +311,20 @@ def test_trusted_types_are_those_of_the_documentation():
     page = (ROOT / "docs" / "saving.md").read_text("utf-8")
     for name in detectors.TRUSTED:
         assert f"`{name}`" in page or f'"{name}"' in page
+
+
+def test_warnings_of_other_packages_are_passed_on(faces, monkeypatch):
+    load = labelled_folders.load_image_folder
+
+    def load_and_warn(*arguments, **options):
+        warnings.warn("Corrupt EXIF data", stacklevel=1)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(labelled_folders, "load_image_folder", load_and_warn)
+    (faces / "real" / "damaged.jpg").write_bytes(b"nothing")
+    result = run("check", faces)
+    assert "Corrupt EXIF data" in result.stdout
+    assert "files that cannot be read: 1." in result.stdout and result.exit_code == 3
 
 
 def test_the_class_to_detect():

@@ -1,5 +1,6 @@
 """A folder of labelled photographs as `check` and `train` see it."""
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from sklearn_dfd.datasets import load_image_folder
 from sklearn_dfd.datasets._folders import number_groups
 from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.model_selection import ShortcutReport, check_shortcuts, find_source_groups
+
+_LEFT_OUT = re.compile(r"(\d+) of \d+ files ")  # how the loader's own warning begins
 
 
 class Labelled(NamedTuple):
@@ -59,10 +62,11 @@ def read_labelled(
                 hint="Each class needs photographs that can be read.",
                 n_shown=None,
             ) from None
+    n_unreadable = 0
     for warning in caught:
         click.echo(f"{warning.message}\n")
-    # the loader's warning begins with their number
-    n_unreadable = sum(int(str(warning.message).split()[0]) for warning in caught)
+        if left_out := _LEFT_OUT.match(str(warning.message)):
+            n_unreadable += int(left_out[1])
     sources = find_source_groups(faces.data, n_jobs=-1, verbose=sys.stderr.isatty())
     both = zip(faces.groups.tolist(), sources.tolist(), strict=True)
     return Labelled(
