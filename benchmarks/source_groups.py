@@ -1,12 +1,11 @@
 """Time and memory of the search for copies among very many images.
 
     python benchmarks/source_groups.py --data DIR
-    python benchmarks/source_groups.py --n-images 100000 --n-compared 512
+    python benchmarks/source_groups.py --n-images 100000
 
 The first times `find_source_groups` on photographs. In the second thumbnails are made up, so that
 no 100,000 files are needed: measured is what `find_source_groups` does after reading the images.
-It compares 512 images with all at a time, so that the memory of one such block is that of the whole
-search.
+`--n-compared 512` compares the first 512 images with all.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from time import process_time
 import numpy as np
 from joblib import Parallel
 
-from sklearn_dfd._core.copies.thumbnails import matches
+from sklearn_dfd._core.copies.windows import matches
 from sklearn_dfd.model_selection import find_source_groups
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -49,17 +48,20 @@ thumbs[half:] = thumbs[:half]
 thumbs[half:, 4:, :4] = rng.integers(20, 236, (half, 4, 4), dtype=np.uint8)
 thumbs = thumbs.repeat(6, axis=1).repeat(6, axis=2)
 before, start = peak(), process_time()
-found = set()
-for i, j, similarity in matches(
-    thumbs[:n_compared], thumbs, False, Parallel(args.n_jobs, "threading")
-):
-    near = similarity >= 0.89
-    found.update(zip(i[near].tolist(), j[near].tolist(), strict=True))
+one_set = n_compared == len(thumbs)
+i, j, similarity = matches(
+    thumbs[:n_compared], None if one_set else thumbs, False, Parallel(args.n_jobs, "threading")
+)
+near = similarity >= 0.89
+found = set(zip(i[near].tolist(), j[near].tolist(), strict=True))
+if one_set:
+    found |= {(second, first) for first, second in found}
 seconds = process_time() - start
 edited = [(row, row + half) for row in range(min(n_compared, half))]
 others = sum(i != j and abs(i - j) != half for i, j in found)
 print(
-    f"{n_compared:,} of {2 * half:,} thumbnails compared with all: {seconds:.0f} s of CPU time\n"
+    f"{n_compared:,} of {2 * half:,} thumbnails compared with all in {len(i):,} pairs: "
+    f"{seconds:.0f} s of CPU time\n"
     f"peak memory {peak():.2f} GiB ({before:.2f} before the search); a matrix of all pairs would "
     f"take {4 * (2 * half) ** 2 / 2**30:.2f} GiB\n"
     f"edits found: {np.mean([pair in found for pair in edited]):.3f}; false links: {others}"

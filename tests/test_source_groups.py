@@ -6,10 +6,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from joblib import Parallel
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
-from sklearn_dfd._core.copies import thumbnails
+from sklearn_dfd._core.copies import candidates
 from sklearn_dfd.augmentation import View, augment
 from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.exceptions import ImageError, LeakageError
@@ -246,11 +247,41 @@ def test_memory_grows_with_images_not_with_pairs():
         thumbs = rng.integers(256, size=(n // 2, 12, 12), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
         thumbs = np.concatenate([thumbs, thumbs])  # so that the first block finds some
         tracemalloc.start()
-        next(thumbnails._candidates(thumbs, thumbs, thumbnails._framings(False)[:2], within=True))
+        search = candidates._Search(thumbs, None, candidates.framings(False)[:2])
+        assert len(search.nearest(slice(0, 512)))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 2.5 * peaks[0]
     assert peaks[1] < 4 * 8000**2 / 2  # half of a matrix of all pairs
+
+
+def test_candidates_are_the_nearest_of_an_exhaustive_search():
+    # The first search has fewer dimensions: what it finds must be what all dimensions find.
+    rng = np.random.default_rng(0)
+    thumbs = rng.integers(256, size=(900, 8, 8), dtype=np.uint8).repeat(6, 1).repeat(6, 2)
+    edits = thumbs[:300].copy()
+    edits[:, 24:, :24] = edits[::-1, 24:, :24]
+    thumbs = np.concatenate([thumbs, edits])
+    framings = candidates.framings(False)
+    _, i, j = candidates.candidates(thumbs, None, False, Parallel(1, "threading"))
+    nearest = np.max(
+        [
+            candidates._coarse(thumbs, f.of_first) @ candidates._coarse(thumbs, f.of_second).T
+            for f in framings
+        ],
+        axis=0,
+    )
+    np.fill_diagonal(nearest, -1)
+    order = np.argsort(-nearest, axis=1)[:, :20]
+    exhaustive = {
+        (row, column)
+        for row, columns in enumerate(order.tolist())
+        for column in columns
+        if nearest[row, column] > 0.5
+    }
+    found = set(zip(i.tolist(), j.tolist(), strict=True))
+    assert len(exhaustive & found) >= 0.99 * len(exhaustive)
+    assert {(row, 900 + row) for row in range(300)} <= found
 
 
 def test_threshold(photos):

@@ -15,7 +15,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from sklearn_dfd._core.copies.thumbnails import matches, thumbnail
+from sklearn_dfd._core.copies.thumbnails import thumbnail
+from sklearn_dfd._core.copies.windows import matches
 from sklearn_dfd._core.images.decoding import DerivedImage, RawImage, content_digest, to_rgb
 from sklearn_dfd._core.images.reading import read_all
 from sklearn_dfd._core.images.sources import as_image_list, describe
@@ -294,16 +295,15 @@ def _linked(
             (matches(other_thumbs, thumbs, mirrored, parallel, verbose), rows, kept),
         ]
     found: dict[tuple[int, int], float] = {}
-    for turn, (matched, rows_of_first, rows_of_second) in enumerate(turns):
-        for i, j, similarity in matched:
-            near = similarity >= threshold
-            pairs = np.stack([rows_of_first[i[near]], rows_of_second[j[near]]], axis=1)
-            if others is None:
-                pairs.sort(axis=1)
-            elif turn == 1:
-                pairs = pairs[:, ::-1]
-            for (a, b), value in zip(pairs.tolist(), similarity[near].tolist(), strict=True):
-                found[a, b] = max(found.get((a, b), 0.0), value)
+    for turn, ((i, j, similarity), rows_of_first, rows_of_second) in enumerate(turns):
+        near = similarity >= threshold
+        pairs = np.stack([rows_of_first[i[near]], rows_of_second[j[near]]], axis=1)
+        if others is None:
+            pairs.sort(axis=1)
+        elif turn == 1:
+            pairs = pairs[:, ::-1]
+        for (a, b), value in zip(pairs.tolist(), similarity[near].tolist(), strict=True):
+            found[a, b] = max(found.get((a, b), 0.0), value)
     # Views are of their photograph even if they have nothing in common that could be seen.
     for a, b in found:
         if origins[a] == other_origins[b]:
