@@ -255,33 +255,17 @@ def test_memory_grows_with_images_not_with_pairs():
     assert peaks[1] < 4 * 8000**2 / 2  # half of a matrix of all pairs
 
 
-def test_candidates_are_the_nearest_of_an_exhaustive_search():
-    # The first search has fewer dimensions: what it finds must be what all dimensions find.
+def test_edits_are_candidates_though_the_first_search_has_fewer_dimensions():
+    # Noise is the hardest case: no dimensions hold more of it than others.
     rng = np.random.default_rng(0)
     thumbs = rng.integers(256, size=(900, 8, 8), dtype=np.uint8).repeat(6, 1).repeat(6, 2)
     edits = thumbs[:300].copy()
     edits[:, 24:, :24] = edits[::-1, 24:, :24]
     thumbs = np.concatenate([thumbs, edits])
-    framings = candidates.framings(False)
     _, i, j = candidates.candidates(thumbs, None, False, Parallel(1, "threading"))
-    nearest = np.max(
-        [
-            candidates._coarse(thumbs, f.of_first) @ candidates._coarse(thumbs, f.of_second).T
-            for f in framings
-        ],
-        axis=0,
-    )
-    np.fill_diagonal(nearest, -1)
-    order = np.argsort(-nearest, axis=1)[:, :20]
-    exhaustive = {
-        (row, column)
-        for row, columns in enumerate(order.tolist())
-        for column in columns
-        if nearest[row, column] > 0.5
-    }
     found = set(zip(i.tolist(), j.tolist(), strict=True))
-    assert len(exhaustive & found) >= 0.99 * len(exhaustive)
     assert {(row, 900 + row) for row in range(300)} <= found
+    assert len(found) == len(i)
 
 
 def test_threshold(photos):

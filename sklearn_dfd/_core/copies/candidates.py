@@ -23,7 +23,7 @@ _NOISE = 1.0  # standard deviation, in grey levels, of the noise of compression
 _N_DIMENSIONS = 48
 _N_SHORTLISTED = 100  # in place of _N_NEIGHBORS
 _N_SHORTLISTED_OF_WHOLE = 12  # in place of _N_NEIGHBORS_OF_WHOLE
-_LEAST_SHORTLISTED = 0.4  # in place of _LEAST_SIMILARITY
+_LEAST_SHORTLISTED = 0.2  # in place of _LEAST_SIMILARITY
 _N_SAMPLED = 10_000  # thumbnails that the dimensions are chosen by
 _ROWS_AT_ONCE, _COLUMNS_AT_ONCE = 512, 1024  # what fits the cache of a core
 
