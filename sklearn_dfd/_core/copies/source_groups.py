@@ -62,7 +62,7 @@ def find_source_groups(
     n_jobs : int, default=None
         Number of threads that read and compare images, as in joblib; None means one.
     verbose : int, default=0
-        Whether to show progress bars: one for reading, one for comparing.
+        Whether to show progress bars: for reading, for searching and for comparing.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def find_copies(
     n_jobs : int, default=None
         Number of threads that read and compare images, as in joblib; None means one.
     verbose : int, default=0
-        Whether to show progress bars: one for reading, one for comparing.
+        Whether to show progress bars: for reading, for searching and for comparing.
 
     Returns
     -------
@@ -226,7 +226,7 @@ def check_leakage(
     n_jobs : int, default=None
         Number of threads that read and compare images, as in joblib; None means one.
     verbose : int, default=0
-        Whether to show progress bars: one for reading, one for comparing.
+        Whether to show progress bars: for reading, for searching and for comparing.
 
     Raises
     ------
