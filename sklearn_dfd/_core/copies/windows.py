@@ -11,6 +11,7 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 from scipy.ndimage import gaussian_filter1d
 from sklearn.utils import gen_batches
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from sklearn_dfd._core.copies.candidates import Framing, candidates, framings
@@ -68,26 +69,28 @@ def matches(
     similarity : ndarray of shape (n_pairs,), dtype float64
         Similarity of each pair.
     """
-    other = first if second is None else second
-    framing, i, j = candidates(first, second, mirrored, parallel, verbose)
-    order = np.argsort(framing, kind="stable")  # so that many can be compared at once
-    framing, i, j = framing[order], i[order], j[order]
-    batches = []
-    for k, tried in enumerate(framings(mirrored)):
-        start, stop = np.searchsorted(framing, [k, k + 1])
-        batches += [
-            (tried, slice(start + some.start, start + some.stop))
-            for some in gen_batches(stop - start, _PAIRS_AT_ONCE)
-        ]
-    with tqdm(desc="comparing", total=len(i), unit="pair", disable=not verbose) as bar:
+    # Otherwise each thread's products of matrices would run in as many threads as there are cores.
+    with threadpool_limits(1, user_api="blas"):
+        other = first if second is None else second
+        framing, i, j = candidates(first, second, mirrored, parallel, verbose)
+        order = np.argsort(framing, kind="stable")  # so that many can be compared at once
+        framing, i, j = framing[order], i[order], j[order]
+        batches = []
+        for k, tried in enumerate(framings(mirrored)):
+            start, stop = np.searchsorted(framing, [k, k + 1])
+            batches += [
+                (tried, slice(start + some.start, start + some.stop))
+                for some in gen_batches(stop - start, _PAIRS_AT_ONCE)
+            ]
+        with tqdm(desc="comparing", total=len(i), unit="pair", disable=not verbose) as bar:
 
-        def compared(tried: Framing, pairs: slice) -> npt.NDArray[np.float64]:
-            similarity = _similarity(first[i[pairs]], other[j[pairs]], tried)
-            bar.update(len(similarity))
-            return similarity
+            def compared(tried: Framing, pairs: slice) -> npt.NDArray[np.float64]:
+                similarity = _similarity(first[i[pairs]], other[j[pairs]], tried)
+                bar.update(len(similarity))
+                return similarity
 
-        found = parallel(delayed(compared)(*batch) for batch in batches)
-    return i, j, np.concatenate([np.zeros(0), *found])
+            found = parallel(delayed(compared)(*batch) for batch in batches)
+        return i, j, np.concatenate([np.zeros(0), *found])
 
 
 def _similarity(
