@@ -34,7 +34,12 @@ from sklearn_dfd._core.runtime.devices import (
     resolve_device,
     working_device,
 )
-from sklearn_dfd._core.sklearn_private import Interval, StrOptions, fit_context
+from sklearn_dfd._core.sklearn_private import (
+    Interval,
+    StrOptions,
+    fit_context,
+    kept_by_pipeline,
+)
 from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore, open_store
 from sklearn_dfd.weights import find_weights, fingerprint, load_weights
@@ -107,7 +112,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         ``Pipeline(memory=...)`` of scikit-learn is something else: it keeps the whole result of
         ``fit_transform`` under a hash of its arguments. For a list of paths these are the file
         names, so that a changed file is not noticed, and each fold and each ``transform`` is
-        computed anew. Leave it None.
+        computed anew. Leave it None: ``fit`` on paths warns of it.
 
     n_jobs : int, default=None
         Number of threads, of one core each, that decode images and run the trunk. None takes as
@@ -303,7 +308,15 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         """
         task = self._init_callback_context()
         task.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        as_image_list(X)
+        images = as_image_list(X)
+        if any(isinstance(image, str | PathLike) for image in images) and kept_by_pipeline():
+            warn_user(
+                "Pipeline(memory=...) keeps features by the names of the files, not by what is in "
+                "them: a file that changes under its name keeps its old features. Leave it out and "
+                "give the memory to MobileNetV2Features, which keeps them by content: "
+                'set_params(memory=None, features__memory="feature-cache"), where "features" is '
+                "the name of the step."
+            )
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
         if len(getattr(X, "shape", ())) == 2:

@@ -2,12 +2,16 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 
 import joblib
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import config_context
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import Pipeline, make_pipeline
 
 from sklearn_dfd import (
     DeepFakeClassifier,
@@ -132,6 +136,31 @@ def test_a_search_runs_the_trunk_once_per_image(pipe, photos, monkeypatch):
     search = GridSearchCV(pipe, {"classifier__lr": [1e-4, 1e-3, 1e-2]}, cv=GroupKFold(5))
     search.fit(photos.data, photos.target, groups=photos.groups).predict(photos.data)
     assert sum(passes) == 36
+
+
+def test_memory_of_the_pipeline_is_not_that_of_the_features(photos, tmp_path):
+    paths = [tmp_path / f"{row}.png" for row in range(12)]
+    for path, image in zip(paths, photos.data, strict=False):
+        Image.fromarray(image).save(path)
+    y = photos.target[:12]
+    pipe = make_pipeline(MobileNetV2Features(weights=None, image_size=64, layer=3), GaussianNB())
+    pipe.set_params(memory=str(tmp_path / "by-name"))
+    with pytest.warns(UserWarning, match="by the names of the files") as caught:
+        pipe.fit(paths, y)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="by the names of the files"):  # in the folds too
+        cross_val_score(pipe, paths, y, cv=2, error_score="raise")
+    with pytest.warns(UserWarning, match="by the names of the files"):  # and further in
+        Pipeline([("inner", pipe[:1]), ("end", GaussianNB())], memory=pipe.memory).fit(paths, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe.fit(photos.data[:12], y)  # arrays are kept by content
+        # what the warning says to do, to the letter
+        hint = {"memory": None, "mobilenetv2features__memory": str(tmp_path / "by-content")}
+        pipe.set_params(**hint).fit(paths, y)
+    expected = pipe.predict_proba(paths[:1])
+    Image.fromarray(photos.data[20]).save(paths[0])
+    assert not np.array_equal(pipe.predict_proba(paths[:1]), expected)
 
 
 def test_groups_reach_the_classifier(pipe, photos):

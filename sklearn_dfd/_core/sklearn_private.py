@@ -1,8 +1,11 @@
 """All that this package takes from private modules of scikit-learn, in one place."""
 
+import sys
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, TypeVar
 
+from joblib.memory import MemorizedFunc
 from sklearn.base import _fit_context
 from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils._missing import is_pandas_na
@@ -18,6 +21,7 @@ __all__ = [
     "check_sample_weight",
     "fit_context",
     "is_pandas_na",
+    "kept_by_pipeline",
     "num_samples",
     "safe_indexing",
     "validate_params",
@@ -40,3 +44,14 @@ def validate_params(
     return _validate_params(
         constraints, prefer_skip_nested_validation=prefer_skip_nested_validation
     )
+
+
+def kept_by_pipeline() -> bool:
+    """Whether the fit that runs now is one whose result ``Pipeline(memory=...)`` keeps."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_back is not None:
+        if frame.f_globals.get("__name__") == "sklearn.pipeline":
+            if isinstance(frame.f_back.f_locals.get("self"), MemorizedFunc):
+                return True
+        frame = frame.f_back
+    return False
