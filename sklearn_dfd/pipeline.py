@@ -25,13 +25,12 @@ _PRESETS: dict[str | None, dict[str, Any]] = {
     None: {"layer": 15, "image_size": 224},
     "accurate": {
         "layer": 4,
-        "image_size": 160,
+        "image_size": 224,
         "lr": 2e-4,
         "lr_schedule": "one_cycle",
         "label_smoothing": 0.1,
         "dropout": 0.4,
         "ema_decay": 0.995,
-        "n_tails": 3,
         "max_epochs": 2,
     },
     "fast": {"layer": 13, "image_size": 224, "pooling": "grid", "C": 1e-3},
@@ -171,11 +170,12 @@ def make_deepfake_pipeline(
         for 15, or for the layer of the preset.
 
     preset : {"accurate", "fast"}, default=None
-        ``"accurate"`` separates better and takes much longer to train: about 16 minutes of one
-        core for 1,300 photographs. It cuts the network at block 4 and trains three tails on each
+        ``"accurate"`` separates better and takes much longer to train: about 25 minutes of one
+        core for 1,300 photographs. It cuts the network at block 4 and trains its tail on each
         photograph and eight views of it, with smoothed labels, more dropout, a one-cycle learning
-        rate and averaged weights. Its probabilities are means over the tails and both mirror
-        images. The result is another kind of object, see Returns. ``"fast"`` fine-tunes nothing:
+        rate and averaged weights. Its probabilities are means over both mirror images;
+        ``n_tails=3`` averages over three trainings too, in three times the time. The result is
+        another kind of object, see Returns. ``"fast"`` fine-tunes nothing:
         a logistic regression takes the means and standard deviations of block 13 on a grid of
         3 x 3 cells, which fits in seconds once the features are computed.
 

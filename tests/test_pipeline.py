@@ -91,9 +91,11 @@ def test_accurate_preset(photos):
     assert isinstance(detector, AugmentedClassifier)
     features, classifier = detector.estimator
     assert features.layer == classifier.layer == 4 and features.memory == "cache"
-    assert features.image_size == 160 and make_deepfake_pipeline()[0].image_size == 224
+    assert features.image_size == 224
     assert classifier.lr == 1e-3 and classifier.lr_schedule == "one_cycle"
-    assert classifier.n_tails == 3
+    assert classifier.n_tails == 1
+    detector = make_deepfake_pipeline(preset="accurate", image_size=160, n_tails=3)
+    assert detector.estimator[0].image_size == 160 and detector.estimator[1].n_tails == 3
     detector = make_deepfake_pipeline(13, preset="accurate", weights=None, image_size=32)
     detector.set_params(n_views=1, estimator__classifier__max_epochs=1)
     assert detector.fit(photos.data, photos.target).predict(photos.data).shape == (36,)

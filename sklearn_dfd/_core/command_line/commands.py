@@ -131,7 +131,7 @@ def check(folder: str, class_names: tuple[str, str] | None, group_pattern: str |
     default="fast",
     show_default=True,
     help="fast fits in seconds once the features are computed; accurate separates better, and "
-    "takes about 16 minutes of one core per fold and 1,300 photographs; method is the default of "
+    "takes about 25 minutes of one core per fold and 1,300 photographs; method is the default of "
     "make_deepfake_pipeline.",
 )
 @click.option(
