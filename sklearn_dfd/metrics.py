@@ -11,6 +11,7 @@ from sklearn.metrics import get_scorer, make_scorer, roc_curve
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import type_of_target
 
+from sklearn_dfd._core.answers import AGGREGATES, Aggregate
 from sklearn_dfd._core.bootstrap import (
     Weighted,
     equal_error_rates,
@@ -19,7 +20,7 @@ from sklearn_dfd._core.bootstrap import (
     weighted_score,
     weighted_scores,
 )
-from sklearn_dfd._core.group_answers import AGGREGATES, Aggregate, GroupScorer
+from sklearn_dfd._core.group_answers import GroupScorer
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd._core.sklearn_private import Interval, StrOptions, validate_params

@@ -40,6 +40,7 @@ ROOMS = (
     "_core/shortcuts",
     "_core/network",
     "_core/group_answers",
+    "_core/answers",
     "_core/groups",
     "_core/bootstrap",
     "_core/unsure_band",

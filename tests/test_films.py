@@ -120,6 +120,31 @@ def test_variable_frame_rate_goes_by_the_times_of_the_frames(tmp_path):
     assert shown == [3, 3, 6, 6][1::2] or shown == [3, 6]
 
 
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_packets_have_the_times_of_the_frames(tmp_path, counts, suffix):
+    """So that frames are chosen without decoding any but the first."""
+    codec = CONTAINERS[suffix]
+    options = {}
+    if suffix in ("mp4", "mkv") and "libx264" in av.codecs_available:
+        codec, options = "libx264", {"bf": "3"}
+    whole = make_film(tmp_path / f"film.{suffix}", codec=codec, options=options, gop=12)
+    short = make_film(tmp_path / f"short.{suffix}", 3, codec=codec, options=options)
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 9 // 10])
+    for path, n_frames in ((whole, 5), (whole, 50), (whole, 200), (short, 16), (cut, 8)):
+        if (path, suffix) in ((cut, "mp4"), (cut, "mov"), (short, "ts")):
+            continue  # it cannot be opened
+        counts["decoded"] = 0
+        found = film_pool.times_of_frames(str(path), n_frames, decode=False)
+        assert counts["decoded"] == 1
+        assert found == film_pool.times_of_frames(str(path), n_frames)
+    ticks = [0, 1, 2, 3, 40, 41, 42, 90, 91, 99]
+    path = make_film(tmp_path / "variable.mkv", 10, ticks=ticks)
+    for n_frames in range(1, 20):
+        found = film_pool.times_of_frames(str(path), n_frames, decode=False)
+        assert found == film_pool.times_of_frames(str(path), n_frames)
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 @pytest.mark.parametrize("gop", [12, 1000])
 def test_frames_in_order_cost_one_opening_and_one_pass(tmp_path, counts, suffix, gop):

@@ -1,9 +1,8 @@
-"""One answer per group: the probabilities of its images combined, and scores of the result."""
+"""One answer per group: what a detector calls it, by its own threshold if any, and its score."""
 
 import copy
 from collections.abc import Callable
-from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,73 +14,10 @@ from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClas
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 
+from sklearn_dfd._core.answers import AGGREGATES, Aggregate, combine, number_groups
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.sklearn_private import num_samples
 from sklearn_dfd._core.validation import Label, resolve_pos_label
-
-#: How the probabilities of several images are combined.
-Aggregate = Literal["mean_log_odds", "median"]
-AGGREGATES = ("mean_log_odds", "median")
-
-# float32 distinguishes probabilities of 1e-30, but none between 1 - 6e-8 and 1
-_LEAST = 1e-6
-
-
-def number_groups(groups: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
-    """Give groups numbers in the order of their first appearance.
-
-    Parameters
-    ----------
-    groups : ndarray of shape (n_rows,)
-        What `check_groups` returns.
-
-    Returns
-    -------
-    labels : ndarray of shape (n_groups,)
-    codes : ndarray of int, shape (n_rows,)
-        Position of each row's group in ``labels``.
-    """
-    labels, first, codes = np.unique(groups, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty(len(order), dtype=np.intp)
-    rank[order] = np.arange(len(order))
-    return labels[order], rank[codes]
-
-
-def combine(
-    probability: npt.NDArray[np.float64], codes: npt.NDArray[np.intp], how: Aggregate
-) -> npt.NDArray[np.float64]:
-    """Combine the probabilities of the images of each group.
-
-    Parameters
-    ----------
-    probability : ndarray of shape (n_rows, n_classes)
-        Probabilities of images.
-    codes : ndarray of int, shape (n_rows,)
-        Group of each row, numbered from 0 without gaps.
-    how : {"mean_log_odds", "median"}
-        Whether the means or the medians of the log-probabilities are taken. They are normalised to
-        probabilities that sum to one. With two classes this is the mean or the median of the
-        log-odds.
-
-    Returns
-    -------
-    combined : ndarray of shape (n_groups, n_classes)
-    """
-    n_groups = int(codes.max()) + 1 if len(codes) else 0
-    log = np.log(np.clip(probability, _LEAST, 1 - _LEAST))
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(n_groups + 1))
-    combined = np.empty((n_groups, probability.shape[1]))
-    middle = np.mean if how == "mean_log_odds" else np.median
-    for group, (start, end) in enumerate(pairwise(starts)):
-        if end - start == 1:  # as it is, to the bit
-            combined[group] = probability[order[start]]
-            continue
-        logits = middle(log[order[start:end]], axis=0)
-        odds = np.exp(logits - logits.max())
-        combined[group] = odds / odds.sum()
-    return combined
 
 
 class Judged(ClassifierMixin, BaseEstimator):
@@ -142,7 +78,7 @@ def called_by(detector: Any, probability: npt.NDArray[np.float64]) -> npt.NDArra
     """
     classes = np.asarray(detector.classes_)
     more_probable = classes[probability.argmax(axis=1)]
-    by_threshold = _threshold_classifier(detector)
+    by_threshold = find_within(detector, (FixedThresholdClassifier, TunedThresholdClassifierCV))
     if by_threshold is None or not len(probability):
         return more_probable
     # its own code decides, about a detector that knows probabilities and nothing else
@@ -158,18 +94,35 @@ def called_by(detector: Any, probability: npt.NDArray[np.float64]) -> npt.NDArra
         ) from error
 
 
-def _threshold_classifier(detector: Any) -> Any:
-    """Return the classifier within a detector that has a threshold of its own, or None."""
-    while not isinstance(detector, FixedThresholdClassifier | TunedThresholdClassifierCV):
-        if isinstance(detector, Pipeline):
-            detector = detector.steps[-1][1]
-        elif hasattr(detector, "best_estimator_"):
-            detector = detector.best_estimator_
-        elif isinstance(detector, FrozenEstimator):
-            detector = detector.estimator
+def find_within(estimator: Any, wanted: Any, through: tuple[Any, ...] = ()) -> Any:
+    """Look for an estimator of a kind inside those that pass on what it says.
+
+    Parameters
+    ----------
+    estimator : classifier
+        A fitted detector. Pipelines, searches and frozen estimators are looked into.
+    wanted : type or tuple of types
+        The kind that is looked for.
+    through : tuple of types, default=()
+        Other meta-estimators that are looked into, by their attribute ``estimator_``.
+
+    Returns
+    -------
+    found : classifier or None
+        The outermost one; None if there is none.
+    """
+    while not isinstance(estimator, wanted):
+        if isinstance(estimator, Pipeline):
+            estimator = estimator.steps[-1][1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        elif isinstance(estimator, through):
+            estimator = estimator.estimator_
         else:
             return None
-    return detector
+    return estimator
 
 
 class GroupScorer:

@@ -10,13 +10,25 @@ from PIL.ImageFile import ImageFile
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_dfd._core.group_answers import AGGREGATES, Aggregate, called_by, number_groups
+from sklearn_dfd._core.answers import (
+    AGGREGATES,
+    UNSURE,
+    Aggregate,
+    note_on,
+    number_groups,
+    reading_of,
+)
+from sklearn_dfd._core.group_answers import called_by
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.images.sources import as_image_list, describe
 from sklearn_dfd._core.sklearn_private import HasMethods, Interval, StrOptions, validate_params
 from sklearn_dfd._core.validation import Label, import_extra, resolve_pos_label
-from sklearn_dfd.inspection._judging import UNSURE, count_in_groups, judge_groups, judge_images
-from sklearn_dfd.inspection._readings import is_calibrated, note_on, reading_of
+from sklearn_dfd.inspection._judging import (
+    count_in_groups,
+    is_calibrated,
+    judge_groups,
+    judge_images,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame

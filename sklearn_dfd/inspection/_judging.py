@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 from sklearn.pipeline import Pipeline
 from tqdm.auto import tqdm
 
-from sklearn_dfd._core.group_answers import Aggregate, called_by, combine
+from sklearn_dfd._core.answers import Aggregate, Rule, by_rule, combine, none_usable
+from sklearn_dfd._core.group_answers import called_by, find_within
 from sklearn_dfd._core.images.sources import describe
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.classifier import DeepFakeClassifier
@@ -16,13 +19,6 @@ from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.features import image_errors_are_raised
 
 _CHUNK = 128  # images whose features are in memory together
-
-
-#: The column of the class to detect, the probability up to which the other class is called, and
-#: the probability from which on this one is; in between neither is.
-Rule = tuple[int, float, float]
-
-UNSURE = -1  # in place of a column, where neither class is called
 
 
 class Answers(NamedTuple):
@@ -85,7 +81,7 @@ def judge_images(estimator: BaseEstimator, images: Any, rule: Rule | None, verbo
                     continue
                 probability[rows] = chunk
                 if rule is not None:
-                    called[rows] = _by_rule(chunk, rule)
+                    called[rows] = by_rule(chunk, rule)
                 elif _calls_the_more_probable(estimator):
                     called[rows] = chunk.argmax(axis=1)
                 else:
@@ -139,32 +135,42 @@ def judge_groups(
     probability = combine(each.probability[usable], codes_of_usable, aggregate)
     answers.probability[judged] = probability
     if rule is not None:
-        answers.called[judged] = _by_rule(probability, rule)
+        answers.called[judged] = by_rule(probability, rule)
     else:
         labels = called_by(estimator, probability)
         answers.called[judged] = (labels[:, np.newaxis] == classes).argmax(axis=1)
     n_images = np.bincount(codes, minlength=n_groups)
     first = np.unique(codes, return_index=True)[1]
     for group in np.setdiff1d(np.arange(n_groups), judged).tolist():
-        reason = f"{describe(images[first[group]])}: {each.error[first[group]]}"
-        n = n_images[group]
-        answers.error[group] = (
-            f"none of {n} images can be used, such as {reason}" if n > 1 else reason
-        )
+        name = describe(images[first[group]])
+        answers.error[group] = none_usable(n_images[group], name, each.error[first[group]])
     return answers
-
-
-def _by_rule(probability: npt.NDArray[np.float64], rule: Rule) -> npt.NDArray[np.intp]:
-    """Return the column of the class that each row is called by a rule, or `UNSURE`."""
-    positive, low, high = rule
-    p = probability[:, positive]
-    return np.where(p >= high, positive, np.where(p <= low, 1 - positive, UNSURE))
 
 
 def _calls_the_more_probable(estimator: BaseEstimator) -> bool:
     """Tell whether ``predict``, which reads all images again, is known to call that class."""
     last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     return isinstance(last, AugmentedClassifier | DeepFakeClassifier)
+
+
+def is_calibrated(estimator: Any) -> bool:
+    """Tell whether the probabilities come from a CalibratedClassifierCV.
+
+    Only what passes probabilities on, or averages both mirror images, is looked into: an ensemble
+    of calibrated classifiers need not be calibrated itself.
+
+    Parameters
+    ----------
+    estimator : classifier
+        A fitted detector.
+
+    Returns
+    -------
+    calibrated : bool
+        Whether they do.
+    """
+    through = (AugmentedClassifier, FixedThresholdClassifier, TunedThresholdClassifierCV)
+    return find_within(estimator, CalibratedClassifierCV, through) is not None
 
 
 def count_in_groups(

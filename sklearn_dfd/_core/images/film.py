@@ -7,10 +7,12 @@ it is.
 import errno
 import math
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import accumulate
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -136,13 +138,16 @@ class OpenFilm:
                 self._image = (pts, image if transpose is None else image.transpose(transpose))
             return self._image[1].copy()
 
-    def times(self, n_frames: int) -> list[float]:
+    def times(self, n_frames: int, *, decode: bool = True) -> list[float]:
         """Find frames at even intervals of time, and decode them.
 
         Parameters
         ----------
         n_frames : int
             Number of frames.
+        decode : bool, default=True
+            Whether the frames are decoded. Otherwise the times are those of the packets of the
+            film, and it is not known yet whether their frames are damaged.
 
         Returns
         -------
@@ -159,11 +164,15 @@ class OpenFilm:
             first = _pts(self._first())
         with self._in_words():
             end = max(self._end(), first + 1)
-        found: dict[int, None] = {}
-        for i in range(n_frames):
+        middles = [first + (end - first) * (2 * i + 1) // (2 * n_frames) for i in range(n_frames)]
+        found = set()
+        if decode:
+            for pts in middles:
+                with self._in_words():
+                    found.add(_pts(self._show(pts)))
+        else:
             with self._in_words():
-                pts = first + (end - first) * (2 * i + 1) // (2 * n_frames)
-                found[_pts(self._show(pts))] = None
+                found = self._last_packets(first, middles)
         return [float(pts * self._time_base) for pts in sorted(found)]
 
     def _open(self) -> None:
@@ -386,20 +395,29 @@ class OpenFilm:
         entries = self._stream.index_entries
         beyond = math.floor(_BEYOND / self._time_base)
         self._seek(entries[-1].timestamp if self._has_index and len(entries) else beyond)
-        end = self._end_of_packets()
+        end = max((end for _, end in self._times_of_packets()), default=None)
         if end is None:  # the index may be longer than the file
             self._open()
-            end = self._end_of_packets()
-        self._packets, self._ended, self._at_start = iter(()), True, False
-        return end if end is not None else 0
+            end = max((end for _, end in self._times_of_packets()), default=0)
+        return end
 
-    def _end_of_packets(self) -> int | None:
-        end = None
+    def _last_packets(self, first: int, moments: list[int]) -> set[int]:
+        """Find the last packet before each of some moments, by the times of all packets."""
+        self._open()
+        last = [first] * len(moments)
+        for pts, _ in self._times_of_packets():  # in the order of decoding
+            i = bisect_left(moments, pts)
+            if i < len(moments):
+                last[i] = max(last[i], pts)
+        return set(accumulate(last, max))
+
+    def _times_of_packets(self) -> Iterator[tuple[int, int]]:
+        """Yield begin and end of each packet that is left, none of which is decoded."""
         while (packet := self._next_packet()) is not None and not packet.is_corrupt:
             pts = packet.pts if packet.pts is not None else packet.dts
             if pts is not None:
-                end = max(pts + (packet.duration or 0), pts if end is None else end)
-        return end
+                yield pts, pts + (packet.duration or 0)
+        self._packets, self._ended, self._at_start = iter(()), True, False
 
     def _check_end(self, pts: int) -> None:
         """Raise where a time is later than the film."""

@@ -97,8 +97,10 @@ def digest_of_film(path: str) -> bytes:
     return _digests(_look(path))
 
 
-def times_of_frames(path: str, n_frames: int, max_pixels: int | None = None) -> list[float]:
-    """Find frames of a film at even intervals of time, and decode them.
+def times_of_frames(
+    path: str, n_frames: int, max_pixels: int | None = None, *, decode: bool = True
+) -> list[float]:
+    """Find frames of a film at even intervals of time.
 
     Parameters
     ----------
@@ -108,6 +110,8 @@ def times_of_frames(path: str, n_frames: int, max_pixels: int | None = None) -> 
         Number of frames.
     max_pixels : int or None, default=None
         See `decoding.check_header`.
+    decode : bool, default=True
+        Whether the frames are decoded, which is how damage is found.
 
     Returns
     -------
@@ -120,7 +124,7 @@ def times_of_frames(path: str, n_frames: int, max_pixels: int | None = None) -> 
         If the film cannot be used.
     """
     with _pool.lend(_look(path), None, pixel_limit(max_pixels)) as opened:
-        return opened.times(n_frames)
+        return opened.times(n_frames, decode=decode)
 
 
 def _look(path: str) -> FilmFile:
