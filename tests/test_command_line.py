@@ -40,7 +40,7 @@ from sklearn_dfd.feature_store import IN_PROCESS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "examples" / "command_line.md"
-COLUMNS = ["path", "label", "probability_fake", "reading", "error"]
+COLUMNS = ["path", "label", "probability_fake", "n_judged", "n_not_judged", "reading", "error"]
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and names of POSIX")
 
 
@@ -131,7 +131,7 @@ def test_threshold_and_class(saved, faces, ending):
     done = run("detect", saved / f"detector.{ending}", faces, *options)
     rows = list(map(json.loads, done.stdout.splitlines()))
     assert {row["label"] for row in rows} == {"real"} and len(rows) == 24
-    assert set(rows[0]) == {"path", "label", "probability_real", "reading", "error"}
+    assert list(rows[0]) == [name.replace("fake", "real") for name in COLUMNS]
 
 
 def test_lines_for_people(onnx, faces):
@@ -155,12 +155,16 @@ def test_folders_are_walked_in_order(onnx, tmp_path):
     names = [Path(path).relative_to(tmp_path).as_posix() for path, _ in found]
     inside = ["photos/a.webp", "photos/b/1.jpeg", "photos/b/2.PNG", "photos/c/d/e.jpg"]
     assert names == ["photos/B.txt", *inside, "empty"]
-    assert [fault for _, fault in found if fault] == ["there is no image file in this folder"]
+    assert [fault for _, fault in found if fault] == [
+        "there is neither an image nor a film in this folder"
+    ]
     assert passed_over == {".txt": 1, "": 1}
     done = run("detect", onnx, *given, "--json")
     assert done.exit_code == 3 and len(done.stdout.splitlines()) == 6
-    assert json.loads(done.stdout.splitlines()[-1])["error"].startswith("there is no image file")
-    assert "2 files in folders are no images by name (.txt, no ending)" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["error"].startswith("there is neither an image")
+    assert (
+        "2 files in folders are neither images nor films by name (.txt, no ending)" in done.stderr
+    )
 
 
 def test_a_folder_that_cannot_be_listed_is_a_row(onnx, faces, monkeypatch):
@@ -259,6 +263,11 @@ BAD = {
     "--pos-label 1": "--pos-label 1: the classes are fake, real.",
     "--csv table.csv --json": "--csv and --json exclude one another.",
     "--threshold 2": "2.0 is not in the range 0<=x<=1",
+    "--threshold 0.5 --unsure 0.1 0.9": "--threshold and --unsure exclude one another.",
+    "--unsure 0.9 0.1": "--unsure 0.9 0.1: the lower probability comes first.",
+    "--unsure nan 0.1": "--unsure nan 0.1: the lower probability comes first.",
+    "--unsure 0.1 --json": "'--json' is not a valid float.",
+    "--frames-per-video 0": "0 is not in the range x>=1",
     "--csv exists.csv": "exists.csv exists: name another file, or replace it by --overwrite.",
     "--csv absent/table.csv": "No such file or directory",
 }
@@ -342,9 +351,9 @@ class Counted:
 
     classes, columns, note = ["fake", "real"], COLUMNS, ""
 
-    def rows(self, paths):
+    def of_photographs(self, paths):
         assert len(paths) <= 128
-        values = ("fake", 0.75, "called fake", "")
+        values = ("fake", 0.75, 1, 0, "called fake", "")
         return [dict(zip(COLUMNS, (path, *values), strict=True)) for path in paths]
 
 

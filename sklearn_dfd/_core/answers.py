@@ -35,7 +35,7 @@ _OF_GROUPS = (
     "images are calibrated."
 )
 _UNSURE = (
-    " How often the answers outside of the band of {} to {} are wrong is known only if the band "
+    "How often the answers outside of the band of {} to {} are wrong is known only if the band "
     "was chosen on such photographs{}, see sklearn_dfd.metrics.choose_unsure_band."
 )
 
@@ -154,9 +154,24 @@ def note_on(calibrated: bool, by_group: bool, band: tuple[float, float] | None) 
         What the table's ``attrs["note"]`` is.
     """
     note = _OF_GROUPS if by_group else _CALIBRATED if calibrated else _UNCALIBRATED
-    if band is not None:
-        note += _UNSURE.format(*map("{:.3g}".format, band), " in such groups" if by_group else "")
-    return note
+    return note if band is None else f"{note} {note_on_band(band, by_group)}"
+
+
+def note_on_band(band: tuple[float, float], by_group: bool) -> str:
+    """Return a sentence on what answers outside of a band are worth.
+
+    Parameters
+    ----------
+    band : tuple of two floats
+        The probabilities between which the answer is "not sure".
+    by_group : bool
+        Whether the answers are those on groups.
+
+    Returns
+    -------
+    note : str
+    """
+    return _UNSURE.format(*map("{:.3g}".format, band), " in such groups" if by_group else "")
 
 
 def reading_of(label: Any, sure: float, error: str, calibrated: bool, n_classes: int) -> str:

@@ -96,7 +96,7 @@ def main() -> None:
     """Detect manipulated face photographs.
 
     Exit codes: 0 all is well, 1 detect --fail-on detected something, 2 the command cannot be
-    carried out, 3 some photographs could not be read, 4 an error that should be reported, 130
+    carried out, 3 some files could not be read, 4 an error that should be reported, 130
     interrupted.
     """
 
@@ -171,7 +171,7 @@ def train(**options: Any) -> None:
     train_detector(**options)
 
 
-@main.command(short_help="Judge photographs with a detector.")
+@main.command(short_help="Judge photographs and films with a detector.")
 @click.argument("detector", type=click.Path(exists=True, dir_okay=False))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--csv", type=click.Path(dir_okay=False, allow_dash=True), help="Write a CSV file.")
@@ -184,26 +184,47 @@ def train(**options: Any) -> None:
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    help="Probability from which on a photograph is called --pos-label.",
+    help="Probability from which on a photograph or a film is called --pos-label.",
 )
-@click.option("--fail-on", metavar="NAME", help="Exit with 1 if a photograph is called this.")
+@click.option(
+    "--unsure",
+    nargs=2,
+    type=float,
+    metavar="LOW HIGH",
+    help="Probabilities between which the answer is 'not sure'. From HIGH on a photograph or a "
+    "film is called --pos-label, up to LOW the other class. The train command suggests a band.",
+)
+@click.option(
+    "--frames-per-video",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Number of frames of each film that are judged, at even intervals of time.",
+)
+@click.option(
+    "--fail-on", metavar="NAME", help="Exit with 1 if a photograph or a film is called this."
+)
 @click.option(
     "--null", "-0", is_flag=True, help="Paths on standard input end with a zero byte, not a line."
 )
 @_overwrite
 def detect(**options: Any) -> None:
-    """Judge photographs with a DETECTOR, the file of a trained detector.
+    """Judge photographs and films with a DETECTOR, the file of a trained detector.
 
-    PATH is a photograph, a folder, of which all image files are judged, or - for a list of paths
-    on standard input, one per line. There is a row for each photograph, in order; one that cannot
-    be read has a row that says why.
+    PATH is a photograph, a film, a folder, of which all image files and films are judged, or - for
+    a list of paths on standard input, one per line. There is a row for each photograph and film,
+    in order; one that cannot be read has a row that says why.
+
+    A film gets one answer, which combines those of its frames: the mean of their log-odds. A file
+    is a film if its name ends in .mp4, .mov, .mkv, .webm, .avi or the like. PyAV must be
+    installed: pip install "sklearn-dfd[video]".
 
     A .joblib file runs code when it is loaded: load only what comes from people you trust. A
     .skops file loads the types of this package and of scikit-learn alone, and an .onnx file runs
     no code; for the latter torch is not imported, so that the command starts faster.
 
-    Exits with 1 if a photograph is called what --fail-on names; otherwise with 3 if photographs
-    could not be read; otherwise with 0.
+    Exits with 1 if a photograph or a film is called what --fail-on names, for which "not sure" does
+    not count; otherwise with 3 if files could not be read; otherwise with 0.
     """
     from sklearn_dfd._core.command_line.detecting import detect_all
 

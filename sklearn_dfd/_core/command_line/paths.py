@@ -1,4 +1,4 @@
-"""The photographs that a command is given: files, folders, and lists on standard input."""
+"""The files that a command is given: by name, in folders, and in lists on standard input."""
 
 import os
 import sys
@@ -9,18 +9,26 @@ from typing import Any
 
 from sklearn_dfd._core.images.folders import files_below
 
-#: How the names of image files end. Of a folder only these are judged.
+# How the names of image files end, and those of films. Of a folder only these are judged.
 _ENDINGS = frozenset(
     ".avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tga .tif .tiff "
     ".webp".split()
 )
+_FILM_ENDINGS = frozenset(
+    ".3gp .asf .avi .flv .ivf .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+)
 _BLOCK = 2**16
+
+
+def is_film(path: str) -> bool:
+    """Tell whether a file is a film, by how its name ends."""
+    return os.path.splitext(path)[1].lower() in _FILM_ENDINGS
 
 
 def listed(
     arguments: Iterable[str], null: bool, passed_over: Counter[str]
 ) -> Iterator[tuple[str, str]]:
-    """Yield each photograph when its turn comes: no list of them is ever made.
+    """Yield each file when its turn comes: no list of them is ever made.
 
     Parameters
     ----------
@@ -29,7 +37,8 @@ def listed(
     null : bool
         Whether the paths on standard input end with a zero byte.
     passed_over : Counter
-        Counts the files of folders that are no image by their names, by how these end.
+        Counts the files of folders that are neither image nor film by their names, by how these
+        end.
 
     Yields
     ------
@@ -76,11 +85,11 @@ def _below(path: str, passed_over: Counter[str]) -> Iterator[tuple[str, str]]:
         yield from faults
         none = none and not faults
         faults.clear()
-        if file.suffix.lower() in _ENDINGS:
+        if file.suffix.lower() in _ENDINGS or is_film(file.name):
             none = False
             yield str(file), ""
         else:
             passed_over[file.suffix] += 1
     yield from faults
     if none and not faults:
-        yield path, "there is no image file in this folder"
+        yield path, "there is neither an image nor a film in this folder"

@@ -11,9 +11,11 @@ from typing import IO, Any, TypeAlias
 
 import click
 
+from sklearn_dfd._core.command_line.paths import is_film
 from sklearn_dfd._core.messages import on_one_line
 
-#: The columns of `sklearn_dfd.detect`; None where a photograph could not be judged.
+#: The columns of `sklearn_dfd.detect`, and ``n_judged`` and ``n_not_judged``; None where there is
+#: no label or probability.
 Row: TypeAlias = dict[str, Any]
 
 
@@ -90,9 +92,20 @@ class Rows:
                 f"{'' if row[name] is None else format(row[name], '.3f'):>{len(name) - 9}}"
                 for name in probability
             ]
-            path = on_one_line(row["path"]) + (f": {row['error']}" if row["error"] else "")
+            path = on_one_line(row["path"]) + _remark(row)
             lines.append("  ".join([f"{text:{self._width}}", *numbers, path]))
         return "".join(line + "\n" for line in lines)
+
+
+def _remark(row: Row) -> str:
+    """Say what is wrong with a photograph or a film, or how many frames of a film were judged."""
+    if row["error"]:
+        return f": {row['error']}"
+    n_frames = row["n_judged"] + row["n_not_judged"]
+    if not is_film(row["path"]):
+        return ""
+    judged = f"{row['n_judged']} of " if row["n_not_judged"] else ""
+    return f" ({judged}{n_frames} frame{'s' if n_frames != 1 else ''})"
 
 
 def _as_csv(rows: Sequence[Sequence[Any]]) -> str:

@@ -150,9 +150,7 @@ def read_all(
         If images cannot be used.
     """
     rows = range(len(images)) if rows is None else list(rows)
-    with films_stay_open():
-        tasks = ([images[row] for row in run] for run in _runs(images, rows))
-        results = list(chain.from_iterable(apply(partial(_read_or_fault, read), tasks)))
+    results = list(read_each(images, read, rows, apply))
     failures = [
         (row, describe(images[row]), fault)
         for row, (_, fault) in zip(rows, results, strict=True)
@@ -161,6 +159,33 @@ def read_all(
     if failures:
         raise ImageError(failures, len(images), hint="Repair them, or leave them out.")
     return [done for done, _ in results]
+
+
+def read_each(
+    images: Sequence[Any] | npt.NDArray[np.uint8],
+    read: Callable[[RawImage], _T],
+    rows: Sequence[int],
+    apply: Callable[..., Iterable[Any]],
+) -> Iterator[tuple[Any, str | None]]:
+    """Read images as `read_all` does, and say of each what is wrong with it.
+
+    Parameters
+    ----------
+    images, read, apply
+        As for `read_all`.
+    rows : sequence of int
+        Which of the images to read.
+
+    Yields
+    ------
+    done : object or None
+        What `read` returned.
+    fault : str or None
+        What is wrong with the image, if anything.
+    """
+    with films_stay_open():
+        tasks = ([images[row] for row in run] for run in _runs(images, rows))
+        yield from chain.from_iterable(apply(partial(_read_or_fault, read), tasks))
 
 
 def _runs(
