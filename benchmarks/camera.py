@@ -1,4 +1,4 @@
-"""Photographs of 12 megapixels, made on the spot, with the statistics of those of a camera."""
+"""Photographs and films, made on the spot, with the statistics of those of a camera."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -79,4 +79,39 @@ def write_camera_photographs(directory, n, sources=None):
     paths = [str(directory / f"camera_{i}.jpg") for i in range(n)]
     for i, path in enumerate(paths):
         camera_photograph(sources[i % len(sources)], i).save(path, quality=QUALITY)
+    return paths
+
+
+def write_camera_films(directory, n, seconds=10, size=(1280, 720)):
+    """Write films in H.264, 25 frames per second, in which a camera moves over a photograph.
+
+    Parameters
+    ----------
+    directory : Path
+    n : int
+        Number of films.
+    seconds : int
+    size : tuple of int
+
+    Returns
+    -------
+    paths : list of str
+    """
+    import av
+
+    paths = [str(directory / f"film {i}.mp4") for i in range(n)]
+    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    for i, path in enumerate(paths):
+        margin = np.array(size) // 4
+        seen = tuple((np.array(size) + margin).tolist())
+        photograph = np.asarray(camera_photograph(photographs[i % len(photographs)], i, seen))
+        with av.open(path, "w") as film:
+            stream = film.add_stream("libx264", rate=25)
+            stream.width, stream.height = size
+            stream.pix_fmt = "yuv420p"
+            for step in range(25 * seconds):
+                x, y = (margin * (1 + np.sin([step / 31 + i, step / 47])) / 2).astype(int)
+                part = np.ascontiguousarray(photograph[y : y + size[1], x : x + size[0]])
+                film.mux(stream.encode(av.VideoFrame.from_ndarray(part, format="rgb24")))
+            film.mux(stream.encode(None))
     return paths

@@ -33,6 +33,37 @@ def decode(path):
     return Image.open(path).convert("RGB")
 
 
+# ---- films ----
+
+
+def opencv_frames(path, n_frames):
+    """One pass: all frames are decoded, and those in the middle of equal parts are converted."""
+    import cv2
+
+    film = cv2.VideoCapture(path)
+    n = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+    wanted = {n * (2 * i + 1) // (2 * n_frames) for i in range(n_frames)}
+    found = []
+    for i in range(max(wanted) + 1):
+        film.grab()
+        if i in wanted:
+            found.append(cv2.cvtColor(film.retrieve()[1], cv2.COLOR_BGR2RGB))
+    return found
+
+
+def opencv_frames_by_seeking(path, n_frames):
+    """One seek for each frame."""
+    import cv2
+
+    film = cv2.VideoCapture(path)
+    n = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+    found = []
+    for i in range(n_frames):
+        film.set(cv2.CAP_PROP_POS_FRAMES, n * (2 * i + 1) // (2 * n_frames))
+        found.append(cv2.cvtColor(film.read()[1], cv2.COLOR_BGR2RGB))
+    return found
+
+
 # ---- features ----
 
 

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import joblib
@@ -26,6 +27,10 @@ from sklearn_dfd import (
     make_deepfake_pipeline,
     metrics,
 )
+from sklearn_dfd._core.images.decoding import to_rgb
+from sklearn_dfd._core.images.film_pool import times_of_frames
+from sklearn_dfd._core.images.reading import read_all
+from sklearn_dfd.datasets import VideoFrame
 from sklearn_dfd.export import make_model_card
 from sklearn_dfd.feature_store import IN_PROCESS
 from sklearn_dfd.robustness import evaluate_robustness
@@ -88,6 +93,34 @@ def onnxruntime(weights, paths):
     features = peers.OnnxFeatures(state_of(weights), joblib.cpu_count())
     features(paths[:16])
     return lambda: features(paths)
+
+
+# ---- films -> frames ----
+
+
+def our_frames(films, n_frames, known=False):
+    """Frames of films as RGB pixels; with ``known`` they have been chosen before."""
+
+    def choose():
+        return [
+            VideoFrame(film, seconds)
+            for film in films
+            for seconds in times_of_frames(film, n_frames, decode=False)
+        ]
+
+    chosen = choose()
+    pool = ThreadPoolExecutor(joblib.cpu_count())
+    return lambda: _n_frames(read_all(chosen if known else choose(), to_rgb, apply=pool.map))
+
+
+def opencv_frames(films, n_frames, seek=False):
+    """The same by OpenCV, which decodes each film in as many threads as there are cores."""
+    read = peers.opencv_frames_by_seeking if seek else peers.opencv_frames
+    return lambda: _n_frames([frame for film in films for frame in read(film, n_frames)])
+
+
+def _n_frames(frames):
+    return {"frames": len(frames)}
 
 
 # ---- training ----

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from sklearn_dfd.datasets import frames
 
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
@@ -43,6 +46,25 @@ def files(tmp_path_factory, photos):
     torch.manual_seed(0)
     torch.save(mobilenet_v2().state_dict(), directory / "random.pth")
     return str(directory / "random.pth"), [str(path) for path in photos]
+
+
+def test_ways_to_read_films_find_the_same_frames(tmp_path, monkeypatch):
+    """To the rounding of colours: otherwise one of them would have less to do."""
+    pytest.importorskip("av")
+    pytest.importorskip("cv2")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import camera
+    import peers
+    import works
+
+    films = camera.write_camera_films(tmp_path, 2, seconds=2, size=(64, 48))
+    for options in ({}, {"known": True}):
+        assert works.our_frames(films, 5, **options)() == {"frames": 10}
+    for options in ({}, {"seek": True}):
+        assert works.opencv_frames(films, 5, **options)() == {"frames": 10}
+    ours = [np.asarray(frame.to_image(), dtype=float) for frame in frames(films[0], 5)]
+    for read in (peers.opencv_frames, peers.opencv_frames_by_seeking):
+        assert np.abs(np.stack(read(films[0], 5)) - ours).mean() < 3
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,57 @@ def test_variable_frame_rate_goes_by_the_times_of_the_frames(tmp_path):
     assert shown == [3, 3, 6, 6][1::2] or shown == [3, 6]
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [
+        ("libx264", "mp4"),
+        ("libx264", "ts"),
+        ("libx265", "mkv"),
+        ("mpeg4", "mp4"),
+        ("mpeg2video", "mpg"),
+    ],
+)
+def test_what_is_left_out_changes_no_frame(tmp_path, counts, monkeypatch, codec, suffix):
+    """Frames far from those asked for are not decoded if no other is decoded from them."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no encoder {codec}")
+    y, x = np.mgrid[:48, :64]
+
+    def picture(i, size):
+        grey = 128 + 60 * np.sin(x / 6 + i / 9) + 60 * np.cos(y / 5 - i / 7)
+        return np.repeat(grey.astype(np.uint8)[..., np.newaxis], 3, axis=2)
+
+    quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    options = {"bf": "2", **quiet} if codec in ("libx264", "libx265") else {}
+
+    def with_b_frames(stream):
+        if codec in ("mpeg4", "mpeg2video"):
+            stream.codec_context.max_b_frames = 2
+
+    for ticks in (None, np.cumsum(np.where(np.arange(150) % 37, 1, 60)).tolist()):
+        path = make_film(
+            tmp_path / f"film{ticks is None}.{suffix}",
+            150,
+            codec=codec,
+            gop=100,
+            options=options,
+            picture=picture,
+            ticks=ticks,
+            on_stream=with_b_frames,
+        )
+        times = [frame.time + i % 3 * 0.4 for i, frame in enumerate(frames(path, 9)[:-1])]
+        found = [VideoFrame(path, seconds) for seconds in times]
+        counts["decoded"] = 0
+        shown = read_all(found, to_rgb)
+        n_decoded = counts["decoded"]
+        with monkeypatch.context() as patch:
+            patch.setattr(film, "_LEAVE_OUT", ())
+            expected = read_all(found, to_rgb)
+        assert np.array_equal(np.stack(shown), np.stack(expected))
+        if ticks is None:
+            assert n_decoded < 0.9 * (counts["decoded"] - n_decoded)
+
+
 @pytest.mark.parametrize("suffix", CONTAINERS)
 def test_packets_have_the_times_of_the_frames(tmp_path, counts, suffix):
     """So that frames are chosen without decoding any but the first."""

@@ -39,8 +39,11 @@ _CODECS = (
     "utvideo qtrle png rawvideo"
 ).split()
 
+# Codecs whose decoders decode the same when frames are left out from which no other is decoded.
+_LEAVE_OUT = ("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video")
 _INDEXED = ("mov", "matroska", "avi")  # containers whose index has the keyframes and no others
 _FAR = 5  # seconds ahead, beyond which a keyframe is sought where there is no such index
+_NEAR = Fraction(1, 4)  # seconds before a time, from which on every frame is decoded
 _BEYOND = 10**6  # seconds, later than the end of any film
 # seconds before a time at which its keyframe is looked for: some formats seek only roughly
 _STEPS_BACK = (0, 1, 4, 16, 64, 256, 1024, 4096)
@@ -218,6 +221,8 @@ class OpenFilm:
         name = self._container.format.name
         self._has_index = any(known in name for known in _INDEXED)
         self._seeks_forward = True
+        self._leaves_out = context.name in _LEAVE_OUT
+        self._near = -math.inf  # time from which on every frame is decoded
         self._begin(of_the_film=True)
 
     def _choose_stream(self) -> Any:
@@ -252,6 +257,7 @@ class OpenFilm:
         self._left_at = left_at  # where it was when it sought a keyframe ahead
         self._held: list[Any] = []  # packets that were read too early
         self._fed: int | None = None  # time of the last packet that was decoded
+        self._passed = -math.inf  # time up to which frames may have been left out
 
     def _seek(self, pts: int, left_at: int | None = None) -> None:
         """Go to the last keyframe that is not later than a time; to the beginning if it fails."""
@@ -270,6 +276,15 @@ class OpenFilm:
 
     def _show(self, pts: int) -> Any:
         """Return the frame that is shown at a time."""
+        frame = self._find(pts)
+        if _pts(frame) < self._passed:  # one that was left out may be shown: there is a long gap
+            self._leaves_out = False
+            self._current, self._at_start = None, False
+            frame = self._find(pts)
+        return frame
+
+    def _find(self, pts: int) -> Any:
+        """Return the frame that is shown at a time, or an earlier one if `_passed` is later."""
         left_at = None
         try:
             if self._is_behind(pts):
@@ -331,7 +346,11 @@ class OpenFilm:
         return bool((pts - position) * self._time_base > _FAR)
 
     def _forward(self, pts: int) -> None:
-        """Decode until the frame that is shown at a time is the current one."""
+        """Decode until the frame that is shown at a time is the current one.
+
+        Frames that no other frame is decoded from are left out while the time is far ahead.
+        """
+        self._near = float(pts - _NEAR / self._time_base) if self._leaves_out else -math.inf
         while self._current is None or _pts(self._current) != pts:
             if self._ahead is None:
                 self._ahead = self._next()
@@ -357,6 +376,11 @@ class OpenFilm:
                     self._seeks_forward = False  # it went back, and would again
             if packet.is_corrupt:
                 raise _FaultError("the film is damaged")
+            if packet.pts is not None and packet.pts < self._near:
+                self._stream.codec_context.skip_frame = "NONREF"
+                self._passed = max(self._passed, packet.pts)
+            else:
+                self._stream.codec_context.skip_frame = "DEFAULT"
             self._decoded.extend(self._stream.decode(packet))
             self._fed = packet.dts if packet.dts is not None else packet.pts
         frame = self._decoded.popleft()
