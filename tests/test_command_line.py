@@ -557,7 +557,7 @@ def trained(tmp_path_factory, weights_file):
 def test_train_ends_with_the_score_and_the_baseline(trained):
     done, folder = trained
     assert done.exit_code == 0, done.stderr
-    *_, counts, how, auc, accuracy = done.stdout.splitlines()
+    *_, counts, how, auc, accuracy, band = done.stdout.splitlines()
     assert counts.startswith("24 photographs (12 real, 12 fake) in ")
     assert counts.endswith("files that could not be read: 1.")
     assert "zz.jpg': the bytes are of no image format that can be read" in done.stdout
@@ -565,6 +565,7 @@ def test_train_ends_with_the_score_and_the_baseline(trained):
     score = r"0\.\d\d \(0\.\d\d to [01]\.\d\d\); "
     assert re.match(rf"ROC AUC  {score}guessing reaches 0\.50", auc)
     assert re.match(rf"accuracy {score}always saying 'real' reaches 0\.50", accuracy)
+    assert band.endswith("is not known from so few photographs, or so many errors.")
     assert {path.name for path in folder.iterdir()} == {"faces", "features", "d.joblib", "card.md"}
 
 
@@ -616,8 +617,29 @@ def test_other_files_of_detectors(faces, weights_file, tmp_path, ending):
     file.write_text("old")
     done = run("train", faces, "-o", file, *options)
     assert done.exit_code == 0, done.stderr
-    assert "always saying" in done.stdout.splitlines()[-1]
+    assert "always saying" in done.stdout.splitlines()[-2]
     assert run("detect", file, faces).exit_code == 0
+
+
+@pytest.mark.parametrize("n", [400, 2])
+def test_the_band_that_is_suggested_keeps_its_promise(n):
+    rng = np.random.default_rng(0)
+    labels = np.array(["fake", "real"] * (n // 2), dtype=object)
+    p = 1 / (1 + np.exp(rng.normal(np.where(labels == "fake", -4, 4), 2)))
+    groups = np.arange(n)
+    photographs = labelled_folders.Labelled(labels, labels, ["real", "fake"], groups, groups, 0)
+    text = training._band(photographs, np.stack([p, 1 - p], axis=1), "fake")
+    if n == 2:
+        assert "is not known from so few photographs" in text
+        return
+    low, high, answered = map(
+        float, re.match(r"With detect --pos-label fake --unsure (\S+) (\S+), (\d+)% of", text).groups()
+    )
+    assert 0 < low < high < 1 and answered / 100 == pytest.approx(
+        np.mean((p <= low) | (p >= high)), abs=0.01
+    )
+    for label, called in (("fake", p >= high), ("real", p <= low)):
+        assert called.sum() > 50 and (labels[called] != label).mean() < 0.05
 
 
 @pytest.mark.slow
@@ -708,7 +730,7 @@ def commands_of(page):
 def skeleton(line):
     """Leave out what depends on the weights: numbers, and what photographs are called."""
     line = re.sub(r", so that this may be no better", "", line)
-    line = re.sub(r"^(\d+ photographs:) .* called [^.]*\.", r"\1", line)
+    line = re.sub(r"^(\d+ photographs?( and \d+ film)?:) .* called [^.]*\.", r"\1", line)
     line = re.sub(r"(very likely|likely|uncertain, leaning to|called) (real|fake)", "called", line)
     line = re.sub(r'"label": "\w+"', "", line)
     line = line.replace("do not demonstrably give", "give")
@@ -724,6 +746,10 @@ def test_the_page_is_true(tmp_path, weights_file):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path, quality=95)
     Image.fromarray(photos.data[0]).save(tmp_path / "photo.jpg")
+    pytest.importorskip("av")
+    from film_files import make_film
+
+    make_film(tmp_path / "clip.mp4")
     program = tmp_path / "bin" / "sklearn-dfd"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sklearn_dfd "$@"\n')
@@ -731,7 +757,7 @@ def test_the_page_is_true(tmp_path, weights_file):
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     found = list(commands_of(PAGE.read_text("utf-8")))
-    assert len(found) == 9
+    assert len(found) == 10
     code = 0
     for command, expected in found:
         command = command.replace("echo $?", f"echo {code}")

@@ -224,6 +224,17 @@ def test_without_pyav(saved, mixed, monkeypatch, ending):
     assert [row["error"] for row in rows if row["n_judged"] == 0] == [message] * 3
 
 
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_folders_of_films_are_referred_to_the_loader(tmp_path, weights_file, command):
+    for name in ("real", "fake"):
+        (tmp_path / "films" / name).mkdir(parents=True)
+        make_film(tmp_path / "films" / name / "1.mp4", 3)
+    options = ["--output", tmp_path / "d.joblib", "--weights", weights_file]
+    done = run(command, tmp_path / "films", *(options if command == "train" else []))
+    assert done.exit_code == 2
+    assert "load a folder of films with sklearn_dfd.datasets.load_video_folder" in done.stderr
+
+
 def test_help_says_what_films_need():
     text = " ".join(run("detect", "--help").stdout.split())
     assert 'pip install "sklearn-dfd[video]"' in text and "mean of their log-odds" in text

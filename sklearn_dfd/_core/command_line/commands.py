@@ -164,7 +164,8 @@ def train(**options: Any) -> None:
 
     Photographs of the same source are found and kept together, the detector is cross-validated
     by group, calibrated, trained on all photographs and saved. The last lines are its score, with
-    a 95 % interval, and what guessing reaches. Files that cannot be read are named and left out.
+    a 95 % interval, what guessing reaches, and a band for detect --unsure. Files that cannot be
+    read are named and left out.
     """
     from sklearn_dfd._core.command_line.training import train_detector
 
@@ -192,7 +193,7 @@ def train(**options: Any) -> None:
     type=float,
     metavar="LOW HIGH",
     help="Probabilities between which the answer is 'not sure'. From HIGH on a photograph or a "
-    "film is called --pos-label, up to LOW the other class. The train command suggests a band.",
+    "film is called --pos-label, up to LOW the other class. The train command suggests a band for photographs.",
 )
 @click.option(
     "--frames-per-video",

@@ -1,6 +1,7 @@
 """Train a detector, measure it on photographs of other groups, and save it."""
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +28,12 @@ from sklearn_dfd._core.runtime.devices import resolve_device
 from sklearn_dfd._core.validation import Label, import_extra
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.export import make_model_card, to_onnx
-from sklearn_dfd.metrics import bootstrap_interval
+from sklearn_dfd.metrics import bootstrap_interval, choose_unsure_band
 from sklearn_dfd.model_selection import ShortcutReport
 from sklearn_dfd.weights import load_weights
 
 _SEED = 0
+_MAX_ERROR = 0.05  # of the answers outside of the band that is suggested
 _PRESETS: dict[str, Any] = {"fast": "fast", "accurate": "accurate", "method": None}
 
 
@@ -76,6 +78,7 @@ def train_detector(
         fitted, probability = _measured_and_fitted(detector, photographs, splits, calibrate)
         write(fitted, unfinished)
         scores = _scores(photographs, probability, positive)
+        band = _band(photographs, probability, positive)
         if card is not None:
             make_model_card(
                 fitted,
@@ -88,6 +91,7 @@ def train_detector(
                 random_state=_SEED,
             ).save(unfinished_card)
     _say(photographs, report, scores, folds, output)
+    click.echo(band)
 
 
 def _writer(output: str, calibrated: bool) -> Callable[[Any, str], object]:
@@ -236,7 +240,7 @@ def _scores(
     photographs: Labelled, probability: npt.NDArray[np.float64], positive: Label
 ) -> tuple[_Interval, _Interval]:
     """Return ROC AUC and accuracy, each with the ends of its interval."""
-    column = sorted(photographs.classes).index(str(positive))
+    column = _column(photographs, positive)
     truth = photographs.labels == positive
     # the more probable class is called, the first of two equals
     called = probability.argmax(axis=1) == column
@@ -247,6 +251,36 @@ def _scores(
         )
         found.append((float(metric(truth, given)), low, high))
     return found[0], found[1]
+
+
+def _column(photographs: Labelled, positive: Label) -> int:
+    return sorted(photographs.classes).index(str(positive))
+
+
+def _band(photographs: Labelled, probability: npt.NDArray[np.float64], positive: Label) -> str:
+    """Say between which probabilities `detect` had better not answer."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an end of the band that is infinite says the same
+            (low, high), answered = choose_unsure_band(
+                photographs.labels.astype(str),
+                probability[:, _column(photographs, positive)],
+                max_error=_MAX_ERROR,
+                pos_label=str(positive),
+                groups=photographs.groups,
+            )
+    except ValueError:
+        return (
+            "Between which probabilities an answer is too often wrong is not known from so few "
+            "photographs, or so many errors."
+        )
+    # rounded so that the band becomes wider
+    low, high = (round_(end * 1000) / 1000 for round_, end in ((np.floor, low), (np.ceil, high)))
+    return (
+        f"With detect --pos-label {positive} --unsure {low:g} {high:g}, {answered:.0%} of such "
+        f"photographs get an answer, and of either answer at most {_MAX_ERROR:.0%} are wrong (with "
+        "a confidence of 95 %)."
+    )
 
 
 def _say(
