@@ -633,7 +633,8 @@ def test_the_band_that_is_suggested_keeps_its_promise(n):
         assert "is not known from so few photographs" in text
         return
     low, high, answered = map(
-        float, re.match(r"With detect --pos-label fake --unsure (\S+) (\S+), (\d+)% of", text).groups()
+        float,
+        re.match(r"With detect --pos-label fake --unsure (\S+) (\S+), (\d+)% of", text).groups(),
     )
     assert 0 < low < high < 1 and answered / 100 == pytest.approx(
         np.mean((p <= low) | (p >= high)), abs=0.01

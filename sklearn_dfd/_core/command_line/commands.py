@@ -5,7 +5,6 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -59,34 +58,27 @@ def _stop_writing() -> None:
         pass
 
 
-def _options(*several: Callable[..., Any]) -> Callable[..., Any]:
-    """Combine decorators that several commands share."""
-
-    def decorate(command: Any) -> Any:
-        for one in reversed(several):
-            command = one(command)
-        return command
-
-    return decorate
-
-
 _FILE = click.Path(dir_okay=False)
-_folder = _options(
-    click.argument("folder", type=click.Path(exists=True, file_okay=False)),
-    click.option(
+
+
+def _folder(command: Any) -> Any:
+    """Add what the commands have in common that take a folder of labelled photographs."""
+    command = click.option(
+        "--group-pattern",
+        metavar="REGEX",
+        help="What photographs of one group share in their path within the class folder, such as "
+        r"'(vid\d+)_frame'. Without it, photographs in subfolders of the same name form a group.",
+    )(command)
+    command = click.option(
         "--class-names",
         nargs=2,
         metavar="NAME NAME",
         help="The two subfolders that are the classes, the one to be detected last, as in "
         "--class-names real fake. Without it all subfolders are classes.",
-    ),
-    click.option(
-        "--group-pattern",
-        metavar="REGEX",
-        help="What photographs of one group share in their path within the class folder, such as "
-        r"'(vid\d+)_frame'. Without it, photographs in subfolders of the same name form a group.",
-    ),
-)
+    )(command)
+    return click.argument("folder", type=click.Path(exists=True, file_okay=False))(command)
+
+
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 
 
@@ -193,7 +185,7 @@ def train(**options: Any) -> None:
     type=float,
     metavar="LOW HIGH",
     help="Probabilities between which the answer is 'not sure'. From HIGH on a photograph or a "
-    "film is called --pos-label, up to LOW the other class. The train command suggests a band for photographs.",
+    "film is called --pos-label, up to LOW the other class. The train command suggests a band.",
 )
 @click.option(
     "--frames-per-video",

@@ -127,11 +127,10 @@ def _summary(
     said: Counter[str], kinds: Counter[bool], passed_over: Counter[str], detector: Detector
 ) -> str:
     last = [_UNSURE, _UNREAD]
-    parts = [outcome for outcome, _ in said.most_common() if outcome not in last]
-    parts = [f"{said[outcome]} {outcome}" for outcome in [*parts, *last] if said[outcome]]
-    n_films = f"{kinds[True]} film{'s' if kinds[True] != 1 else ''}"
-    n_photographs = f"{kinds[False]} photograph{'s' if kinds[False] != 1 else ''}"
-    counted = [n for n, kind in ((n_photographs, False), (n_films, True)) if kinds[kind]]
+    first = [outcome for outcome, _ in said.most_common() if outcome not in last]
+    parts = [f"{said[outcome]} {outcome}" for outcome in first + last if said[outcome]]
+    names = ((False, "photograph"), (True, "film"))
+    counted = [f"{n} {name}{'s' if n != 1 else ''}" for kind, name in names if (n := kinds[kind])]
     text = f"{' and '.join(counted)}: {', '.join(parts)}." if parts else "No photographs."
     if passed_over:
         endings = ", ".join(sorted(ending or "no ending" for ending in passed_over)[:5])

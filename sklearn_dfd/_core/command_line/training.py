@@ -3,7 +3,8 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import click
 import joblib
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score, roc_auc_score
@@ -22,6 +23,7 @@ from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd._core.command_line.classes import class_to_detect
 from sklearn_dfd._core.command_line.folders import Labelled, read_labelled, shortcuts_of
 from sklearn_dfd._core.command_line.rows import refuse_to_overwrite
+from sklearn_dfd._core.group_answers import Judged
 from sklearn_dfd._core.groups import too_few_groups
 from sklearn_dfd._core.messages import on_one_line
 from sklearn_dfd._core.runtime.devices import resolve_device
@@ -68,7 +70,7 @@ def train_detector(
         memory=memory,
         random_state=_SEED,
     )
-    with _Replacing(output) as unfinished, _Replacing(card) as unfinished_card:
+    with _replacing(output) as unfinished, _replacing(card) as unfinished_card:
         photographs = read_labelled(folder, class_names, group_pattern)
         if class_names is not None and pos_label is None:
             pos_label = class_names[-1]
@@ -116,28 +118,22 @@ def _writer(output: str, calibrated: bool) -> Callable[[Any, str], object]:
     return to_onnx
 
 
-class _Replacing:
-    """A file that is written under another name, and takes its place once it is complete."""
-
-    def __init__(self, path: str | None) -> None:
-        self._path = path
-        self._unfinished = ""
-
-    def __enter__(self) -> str:
-        if self._path is not None:
-            folder, name = os.path.split(self._path)
-            self._unfinished = os.path.join(folder, f".unfinished-{os.getpid()}-{name}")
-            # now, so that a folder that is missing or cannot be written to is found out at once
-            open(self._unfinished, "xb").close()
-        return self._unfinished
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self._path is None:
-            return
-        if kind is None:
-            os.replace(self._unfinished, self._path)
-        else:
-            os.unlink(self._unfinished)
+@contextmanager
+def _replacing(path: str | None) -> Iterator[str]:
+    """Give a file another name, until it is complete and takes its place."""
+    if path is None:
+        yield ""
+        return
+    folder, name = os.path.split(path)
+    unfinished = os.path.join(folder, f".unfinished-{os.getpid()}-{name}")
+    # now, so that a folder that is missing or cannot be written to is found out at once
+    open(unfinished, "xb").close()
+    try:
+        yield unfinished
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+    os.replace(unfinished, path)
 
 
 _Splits = list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]
@@ -202,34 +198,18 @@ def _score(detector: Any, paths: Any, calibrate: bool) -> npt.NDArray[np.float64
     return np.asarray(detector.predict_proba(paths)[:, 1], dtype=np.float64)
 
 
-class _Predicted(ClassifierMixin, BaseEstimator):
-    """What the detectors of the folds said, in place of a detector: its input are row numbers."""
-
-    def __init__(self, scores: Any) -> None:
-        self.scores = scores
-
-    def fit(self, rows: npt.NDArray[np.intp], labels: Any) -> "_Predicted":
-        """Keep the labels."""
-        self.classes_ = np.unique(labels)
-        return self
-
-    def decision_function(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        """Return the scores of rows."""
-        scores: npt.NDArray[np.float64] = self.scores[rows]
-        return scores
-
-    def predict(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        """Return the classes of rows, as every classifier must be able to."""
-        return np.asarray(self.classes_[(self.decision_function(rows) > 0).astype(int)])
-
-
 def _calibrated(
     scores: npt.NDArray[np.float64], labels: Any, rows: npt.NDArray[np.intp]
 ) -> CalibratedClassifierCV:
-    """Calibrate by the scores of some rows."""
-    known = FrozenEstimator(_Predicted(scores).fit(rows, labels))
+    """Calibrate by the scores of some rows, which stand in for what a detector says of images."""
+    classes = np.unique(labels)
+    known = Judged(
+        np.stack([-scores, scores], axis=1), classes, lambda: classes[(scores > 0).astype(int)]
+    )
     every = np.arange(len(rows))
-    calibrated = CalibratedClassifierCV(known, method="sigmoid", cv=[(every, every)])
+    calibrated = CalibratedClassifierCV(
+        FrozenEstimator(known), method="sigmoid", cv=[(every, every)]
+    )
     return calibrated.fit(rows, labels[rows])
 
 
