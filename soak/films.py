@@ -54,10 +54,13 @@ def seeds():
     return films
 
 
-def decoded(path):
-    """Choose and decode frames as a loader and a transformer do; None if they are refused."""
+def decoded(path, decode=True):
+    """Choose and decode frames; None if they are refused.
+
+    As a loader and a transformer do, or without ``decode`` as the command does.
+    """
     try:
-        times = times_of_frames(path, N_FRAMES, images.MAX_PIXELS)
+        times = times_of_frames(path, N_FRAMES, images.MAX_PIXELS, decode=decode)
         with films_stay_open():
             raws = [raw_frame(path, seconds) for seconds in times]
             return [load_rgb(raw, images.SIDE, images.MAX_PIXELS) for raw in raws]
@@ -71,7 +74,7 @@ def decoded(path):
 
 
 def outcome(raw, path):
-    """Decode a film twice.
+    """Decode a film twice, and once as the command does.
 
     Returns "decoded" or "refused"; anything else that happens is a defect, and an AssertionError.
     """
@@ -80,6 +83,7 @@ def outcome(raw, path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no noise
         first, second = decoded(path), decoded(path)
+        decoded(path, decode=False)
     assert time.thread_time() - start < SECONDS, f"{time.thread_time() - start:.0f} s"
     if first is None:
         assert second is None, "refused once, decoded once"

@@ -109,6 +109,34 @@ def test_b_frames_come_in_the_order_in_which_they_are_shown(tmp_path):
             assert number_of(found[i].to_image()) == i
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_keyframes_that_are_followed_by_earlier_frames(tmp_path, suffix):
+    """With open groups of pictures, frames after a keyframe need frames before it."""
+    if "libx264" not in av.codecs_available:
+        pytest.skip("this FFmpeg has no encoder for H.264")
+    y, x = np.mgrid[:48, :64]
+
+    def picture(i, size):
+        waves = 128 + 60 * np.sin(x / 6 + i / 9) + 60 * np.cos(y / 5 - i / 7)
+        return np.repeat(waves.astype(np.uint8)[..., np.newaxis], 3, axis=2)
+
+    path = make_film(
+        tmp_path / f"film.{suffix}",
+        150,
+        codec="libx264",
+        gop=25,
+        options={"x264-params": "open-gop=1:bframes=3"},
+        picture=picture,
+    )
+    chosen = frames(path, 150)
+    every = np.stack(read_all(chosen, to_rgb))
+    for i in np.random.default_rng(0).permutation(150)[:40]:
+        shown = np.asarray(chosen[i].to_image())
+        assert np.array_equal(shown, every[i])
+    far = [VideoFrame(path, frame.time + 0.01) for frame in chosen[5::29]]
+    assert np.array_equal(np.stack(read_all(far, to_rgb)), every[5::29])
+
+
 def test_variable_frame_rate_goes_by_the_times_of_the_frames(tmp_path):
     ticks = [0, 1, 2, 3, 40, 41, 42, 90, 91, 99]
     path = make_film(tmp_path / "film.mkv", 10, ticks=ticks)

@@ -244,7 +244,7 @@ class _OnnxDetector:
 
     def _rows(self, paths: list[str], groups: Sequence[Sequence[Any]]) -> list[Row]:
         """Judge each group of images as one, and return a row for each."""
-        judged = self._judged(list(chain.from_iterable(groups)))
+        judged = iter(list(self._judged(list(chain.from_iterable(groups)))))
         return [
             self._row(path, images, list(islice(judged, len(images))))
             for path, images in zip(paths, groups, strict=True)

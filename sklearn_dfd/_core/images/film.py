@@ -258,6 +258,8 @@ class OpenFilm:
         self._held: list[Any] = []  # packets that were read too early
         self._fed: int | None = None  # time of the last packet that was decoded
         self._passed = -math.inf  # time up to which frames may have been left out
+        # time of the keyframe that it begins with: earlier frames that follow need what lies before
+        self._leading = -math.inf
 
     def _seek(self, pts: int, left_at: int | None = None) -> None:
         """Go to the last keyframe that is not later than a time; to the beginning if it fails."""
@@ -276,30 +278,35 @@ class OpenFilm:
 
     def _show(self, pts: int) -> Any:
         """Return the frame that is shown at a time."""
-        frame = self._find(pts)
-        if _pts(frame) < self._passed:  # one that was left out may be shown: there is a long gap
+        if self._leaves_out:
+            try:
+                frame = self._find(pts)
+                # otherwise one that was left out may be shown: there is a long gap
+                if _pts(frame) >= self._passed:
+                    return frame
+            except (self._av.FFmpegError, _FaultError):
+                self._file.check_clock()  # maybe what was left out is missing
             self._leaves_out = False
             self._current, self._at_start = None, False
-            frame = self._find(pts)
-        return frame
+        return self._find(pts)
 
     def _find(self, pts: int) -> Any:
         """Return the frame that is shown at a time, or an earlier one if `_passed` is later."""
         left_at = None
         try:
             if self._is_behind(pts):
-                self._seek(pts)
+                self._go_to(pts, pts)
             elif not self._shows(pts) and self._has_keyframe_before(pts):
                 left_at = self._fed
-                self._seek(pts, left_at)
-            self._forward(pts)
+                self._go_to(pts, pts, left_at)
+            else:
+                self._forward(pts)
             found = self._current is not None or self._at_start
         except (self._av.FFmpegError, _FaultError):
             self._file.check_clock()
             found = False  # the damage may lie before the keyframe that it takes
         for step in _STEPS_BACK if not found else ():
-            self._seek(pts - round(step / self._time_base), left_at)
-            self._forward(pts)
+            self._go_to(pts - round(step / self._time_base), pts, left_at)
             if self._current is not None or self._at_start:
                 break
         else:
@@ -318,6 +325,21 @@ class OpenFilm:
             )
         self._check_end(pts)
         return self._current
+
+    def _go_to(self, start: int, pts: int, left_at: int | None = None) -> None:
+        """Decode from the last keyframe that is not later than `start` until a time is shown."""
+        self._seek(start, left_at)
+        try:
+            self._forward(pts)
+        except (self._av.FFmpegError, _FaultError):
+            self._file.check_clock()
+            keyframe = self._leading
+            if keyframe == -math.inf:
+                raise
+            # with open groups of pictures, what follows a keyframe may name frames before it
+            self._seek(math.floor(keyframe - 1 / self._time_base), left_at)
+            self._leading = keyframe
+            self._forward(pts)
 
     def _is_behind(self, pts: int) -> bool:
         """Say whether the film has gone too far to show a time."""
@@ -360,7 +382,14 @@ class OpenFilm:
 
     def _next(self) -> Any:
         """Decode the next frame; None at the end of the film."""
-        while not self._decoded:
+        while True:
+            while self._decoded:
+                frame = self._decoded.popleft()
+                if _pts(frame) < self._leading:
+                    continue
+                if frame.is_corrupt:
+                    raise _FaultError("the film is damaged")
+                return frame
             if self._ended:
                 return None
             packet = self._next_packet()
@@ -372,6 +401,8 @@ class OpenFilm:
                 if not packet.is_keyframe:
                     continue
                 self._in_step = True
+                if not self._at_start and packet.pts is not None:
+                    self._leading = max(self._leading, packet.pts)
                 if self._left_at is not None and (packet.dts or 0) <= self._left_at:
                     self._seeks_forward = False  # it went back, and would again
             if packet.is_corrupt:
@@ -381,12 +412,12 @@ class OpenFilm:
                 self._passed = max(self._passed, packet.pts)
             else:
                 self._stream.codec_context.skip_frame = "DEFAULT"
-            self._decoded.extend(self._stream.decode(packet))
+            try:
+                self._decoded.extend(self._stream.decode(packet))
+            except self._av.FFmpegError:
+                if packet.pts is None or packet.pts >= self._leading:
+                    raise
             self._fed = packet.dts if packet.dts is not None else packet.pts
-        frame = self._decoded.popleft()
-        if frame.is_corrupt:
-            raise _FaultError("the film is damaged")
-        return frame
 
     def _next_packet(self) -> Any:
         """Read the next packet of the stream; None at the end, and where no more can be read."""
