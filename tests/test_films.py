@@ -201,7 +201,7 @@ def test_what_is_left_out_changes_no_frame(tmp_path, counts, monkeypatch, codec,
 
 @pytest.mark.parametrize("suffix", CONTAINERS)
 def test_packets_have_the_times_of_the_frames(tmp_path, counts, suffix):
-    """So that frames are chosen without decoding any but the first."""
+    """So that frames are chosen without decoding any."""
     codec = CONTAINERS[suffix]
     options = {}
     if suffix in ("mp4", "mkv") and "libx264" in av.codecs_available:
@@ -215,7 +215,7 @@ def test_packets_have_the_times_of_the_frames(tmp_path, counts, suffix):
             continue  # it cannot be opened
         counts["decoded"] = 0
         found = film_pool.times_of_frames(str(path), n_frames, decode=False)
-        assert counts["decoded"] == 1
+        assert counts["decoded"] == 0
         assert found == film_pool.times_of_frames(str(path), n_frames)
     ticks = [0, 1, 2, 3, 40, 41, 42, 90, 91, 99]
     path = make_film(tmp_path / "variable.mkv", 10, ticks=ticks)

@@ -7,12 +7,11 @@ it is.
 import errno
 import math
 import time
-from bisect import bisect_left
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import accumulate
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -163,19 +162,18 @@ class OpenFilm:
         ValueError
             If the film has no frames, or `image_at` raises it.
         """
-        with self._in_words():
-            first = _pts(self._first())
-        with self._in_words():
-            end = max(self._end(), first + 1)
-        middles = [first + (end - first) * (2 * i + 1) // (2 * n_frames) for i in range(n_frames)]
-        found = set()
+        found: set[int] = set()
         if decode:
-            for pts in middles:
+            with self._in_words():
+                first = _pts(self._first())
+            with self._in_words():
+                end = max(self._end(), first + 1)
+            for moment in _middles(first, end, n_frames):
                 with self._in_words():
-                    found.add(_pts(self._show(pts)))
+                    found.add(_pts(self._show(moment)))
         else:
             with self._in_words():
-                found = self._last_packets(first, middles)
+                found.update(self._times_from_packets(n_frames))
         return [float(pts * self._time_base) for pts in sorted(found)]
 
     def _open(self) -> None:
@@ -258,8 +256,8 @@ class OpenFilm:
         self._held: list[Any] = []  # packets that were read too early
         self._fed: int | None = None  # time of the last packet that was decoded
         self._passed = -math.inf  # time up to which frames may have been left out
-        # time of the keyframe that it begins with: earlier frames that follow need what lies before
-        self._leading = -math.inf
+        # time of the first keyframe, and that before which frames that come later are left out
+        self._keyframe = self._leading = -math.inf
 
     def _seek(self, pts: int, left_at: int | None = None) -> None:
         """Go to the last keyframe that is not later than a time; to the beginning if it fails."""
@@ -327,19 +325,24 @@ class OpenFilm:
         return self._current
 
     def _go_to(self, start: int, pts: int, left_at: int | None = None) -> None:
-        """Decode from the last keyframe that is not later than `start` until a time is shown."""
-        self._seek(start, left_at)
-        try:
-            self._forward(pts)
-        except (self._av.FFmpegError, _FaultError):
-            self._file.check_clock()
-            keyframe = self._leading
-            if keyframe == -math.inf:
-                raise
-            # with open groups of pictures, what follows a keyframe may name frames before it
-            self._seek(math.floor(keyframe - 1 / self._time_base), left_at)
-            self._leading = keyframe
-            self._forward(pts)
+        """Decode from the last keyframe that is not later than `start` until a time is shown.
+
+        With open groups of pictures, what follows a keyframe may name frames before it: if frames
+        are damaged, it is decoded from an earlier keyframe.
+        """
+        leading = -math.inf
+        for step in _STEPS_BACK:
+            self._seek(start - round(step / self._time_base), left_at)
+            self._leading = leading
+            try:
+                return self._forward(pts)
+            except (self._av.FFmpegError, _FaultError):
+                self._file.check_clock()
+                if self._keyframe < leading or self._keyframe == -math.inf:
+                    raise
+                leading = self._leading
+                start = math.floor(leading)
+        raise _FaultError("the film is damaged")
 
     def _is_behind(self, pts: int) -> bool:
         """Say whether the film has gone too far to show a time."""
@@ -402,6 +405,7 @@ class OpenFilm:
                     continue
                 self._in_step = True
                 if not self._at_start and packet.pts is not None:
+                    self._keyframe = packet.pts
                     self._leading = max(self._leading, packet.pts)
                 if self._left_at is not None and (packet.dts or 0) <= self._left_at:
                     self._seeks_forward = False  # it went back, and would again
@@ -450,28 +454,33 @@ class OpenFilm:
         entries = self._stream.index_entries
         beyond = math.floor(_BEYOND / self._time_base)
         self._seek(entries[-1].timestamp if self._has_index and len(entries) else beyond)
-        end = max((end for _, end in self._times_of_packets()), default=None)
+        end = max((end for _, end, _ in self._times_of_packets()), default=None)
         if end is None:  # the index may be longer than the file
             self._open()
-            end = max((end for _, end in self._times_of_packets()), default=0)
+            end = max((end for _, end, _ in self._times_of_packets()), default=0)
         return end
 
-    def _last_packets(self, first: int, moments: list[int]) -> set[int]:
-        """Find the last packet before each of some moments, by the times of all packets."""
-        self._open()
-        last = [first] * len(moments)
-        for pts, _ in self._times_of_packets():  # in the order of decoding
-            i = bisect_left(moments, pts)
-            if i < len(moments):
-                last[i] = max(last[i], pts)
-        return set(accumulate(last, max))
+    def _times_from_packets(self, n_frames: int) -> Iterator[int]:
+        """Choose frames by the times of the packets, none of which is decoded."""
+        if not self._at_start or self._fed is not None:
+            self._open()
+        shown = array("q")  # of a film of hours there are millions
+        for pts, _, is_keyframe in self._times_of_packets():
+            if (shown and pts >= shown[0]) or (not shown and is_keyframe):
+                shown.append(pts)
+        if not shown:
+            raise _FaultError("it has no frames")
+        first = shown[0]
+        times = np.sort(np.frombuffer(shown, dtype=np.int64))
+        for moment in _middles(first, max(self._end(), first + 1), n_frames):
+            yield int(times[np.searchsorted(times, moment, side="right") - 1])
 
-    def _times_of_packets(self) -> Iterator[tuple[int, int]]:
-        """Yield begin and end of each packet that is left, none of which is decoded."""
+    def _times_of_packets(self) -> Iterator[tuple[int, int, bool]]:
+        """Yield begin and end of each packet that is left, and whether it is a keyframe."""
         while (packet := self._next_packet()) is not None and not packet.is_corrupt:
             pts = packet.pts if packet.pts is not None else packet.dts
             if pts is not None:
-                yield pts, pts + (packet.duration or 0)
+                yield pts, pts + (packet.duration or 0), packet.is_keyframe
         self._packets, self._ended, self._at_start = iter(()), True, False
 
     def _check_end(self, pts: int) -> None:
@@ -565,6 +574,11 @@ def _pts(frame: Any) -> int:
     if pts is None:
         raise _FaultError("its frames have no times")
     return int(pts)
+
+
+def _middles(first: int, end: int, n: int) -> Iterator[int]:
+    """Yield the middles of equal parts of a film."""
+    return (first + (end - first) * (2 * i + 1) // (2 * n) for i in range(n))
 
 
 def _reason(error: Exception) -> str:
