@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sklearn_dfd._core.images import film, film_pool
+from sklearn_dfd._core.images import film, film_file, film_pool
 from sklearn_dfd._core.images.decoding import content_digest, load_rgb, to_rgb
 from sklearn_dfd._core.images.reading import read_all, read_source
 from sklearn_dfd._core.images.sources import as_image_list
@@ -561,7 +561,7 @@ assert not any("behind.ts" in str(args) for args in opened), opened
 
 def test_a_film_may_not_open_other_files():
     with pytest.raises(PermissionError, match="may not open other files"):
-        film._refuse_to_open("/etc/passwd", 1, {})
+        film.refuse_to_open("/etc/passwd", 1, {})
 
 
 def test_ffmpeg_gets_a_file_and_no_name(tmp_path, monkeypatch):
@@ -580,7 +580,7 @@ def test_ffmpeg_gets_a_file_and_no_name(tmp_path, monkeypatch):
     assert options["options"]["protocol_whitelist"] == "none"
     assert "hls" not in options["options"]["format_whitelist"]
     assert "concat" not in options["options"]["format_whitelist"]
-    assert options["io_open"] is film._refuse_to_open
+    assert options["io_open"] is film.refuse_to_open
 
 
 def test_limits_of_pixels(tmp_path):
@@ -611,7 +611,7 @@ def test_limits_of_pixels_hold_within_the_film(tmp_path):
 def test_limit_of_time(tmp_path, monkeypatch):
     path = make_film(tmp_path / "film.mp4", 10)
     frame = frames(path, 1)[0]
-    monkeypatch.setattr(film, "FRAME_SECONDS", -1)
+    monkeypatch.setattr(film_file, "FRAME_SECONDS", -1)
     with pytest.raises(ImageError, match=r"film.mp4.*more than -1 seconds of a core"):
         frame.to_image()
     with pytest.raises(ImageError, match=r"film.mp4.*more than -1 seconds of a core"):

@@ -4,27 +4,20 @@ What is wrong is stated in a short sentence that does not name the film: the cal
 it is.
 """
 
-import errno
 import math
-import time
 from array import array
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
 from sklearn_dfd._core.images.decoding import USUAL_MAX_PIXELS
 from sklearn_dfd._core.images.film_colours import matrix_of, orientation_of, to_rgb_pixels
-from sklearn_dfd._core.messages import brief
+from sklearn_dfd._core.images.film_file import FilmFault, TimedFile, reason_of, refuse_to_open
 from sklearn_dfd._core.validation import import_extra
-
-#: Seconds of one core's time that finding one frame may take. It takes 0.01 to 1, and more where
-#: keyframes are minutes apart.
-FRAME_SECONDS = 60
 
 #: Shortest side of a picture in pixels.
 _MIN_SIDE = 2
@@ -46,10 +39,6 @@ _NEAR = Fraction(1, 4)  # seconds before a time, from which on every frame is de
 _BEYOND = 10**6  # seconds, later than the end of any film
 # seconds before a time at which its keyframe is looked for: some formats seek only roughly
 _STEPS_BACK = (0, 1, 4, 16, 64, 256, 1024, 4096)
-
-
-class _FaultError(Exception):
-    """What is wrong with a film, in words."""
 
 
 class OpenFilm:
@@ -81,13 +70,13 @@ class OpenFilm:
     _packets: Iterator[Any] = iter(())
 
     def __init__(self, file: IO[bytes], max_pixels: int | None) -> None:
-        self._file = _TimedFile(file)
+        self._file = TimedFile(file)
         self._max_pixels = max_pixels
         self._container: Any = None
         self._image: tuple[int, Image.Image] | None = None  # the last one, by its time
         try:
             self._av = import_extra("av", "A film")
-            with self._in_words():
+            with self._file.in_words():
                 self._open()
         except BaseException:
             self.close()
@@ -128,9 +117,9 @@ class OpenFilm:
         ------
         ValueError
             If the film is damaged between the last keyframe and this frame, ends before the time,
-            or this takes more than `FRAME_SECONDS`.
+            or this takes more than `film_file.FRAME_SECONDS`.
         """
-        with self._in_words():
+        with self._file.in_words():
             frame = self._show(self._ticks(seconds))
             pts = _pts(frame)
             if self._image is None or self._image[0] != pts:
@@ -164,15 +153,15 @@ class OpenFilm:
         """
         found: set[int] = set()
         if decode:
-            with self._in_words():
+            with self._file.in_words():
                 first = _pts(self._first())
-            with self._in_words():
+            with self._file.in_words():
                 end = max(self._end(), first + 1)
             for moment in _middles(first, end, n_frames):
-                with self._in_words():
+                with self._file.in_words():
                     found.add(_pts(self._show(moment)))
         else:
-            with self._in_words():
+            with self._file.in_words():
                 found.update(self._times_from_packets(n_frames))
         return [float(pts * self._time_base) for pts in sorted(found)]
 
@@ -199,13 +188,13 @@ class OpenFilm:
                     **probed,
                 },
                 metadata_errors="replace",
-                io_open=_refuse_to_open,
+                io_open=refuse_to_open,
             )
         except (self._av.FFmpegError, ValueError, OSError) as error:
             self._file.check_clock()
-            raise _FaultError(
+            raise FilmFault(
                 f"it is no film in a container that is read ({_CONTAINERS_IN_WORDS}), or it is "
-                f"truncated or damaged ({_reason(error)})"
+                f"truncated or damaged ({reason_of(error)})"
             ) from None
         self._stream = self._choose_stream()
         context = self._stream.codec_context
@@ -214,7 +203,7 @@ class OpenFilm:
         self.size = (int(context.width), int(context.height))
         self._check_size(*self.size)
         if self._stream.time_base is None:
-            raise _FaultError("its frames have no times")
+            raise FilmFault("its frames have no times")
         self._time_base: Fraction = self._stream.time_base
         name = self._container.format.name
         self._has_index = any(known in name for known in _INDEXED)
@@ -230,7 +219,7 @@ class OpenFilm:
         pictures = disposition.attached_pic | disposition.timed_thumbnails
         films = [s for s in streams if not disposition(s.disposition) & pictures]
         if not films:
-            raise _FaultError(
+            raise FilmFault(
                 "it has no video stream, only a cover picture"
                 if streams
                 else "it has no video stream that can be read"
@@ -239,7 +228,7 @@ class OpenFilm:
         usable = [s for s in known if s.codec_context.name in _CODECS]
         if not usable:
             names = ", ".join(sorted({s.codec_context.name for s in known})) or "something unknown"
-            raise _FaultError(
+            raise FilmFault(
                 f"its pictures are encoded as {names}, which is not decoded here: save it as H.264"
             )
         return max(usable, key=lambda s: s.codec_context.width * s.codec_context.height)
@@ -282,7 +271,7 @@ class OpenFilm:
                 # otherwise one that was left out may be shown: there is a long gap
                 if _pts(frame) >= self._passed:
                     return frame
-            except (self._av.FFmpegError, _FaultError):
+            except (self._av.FFmpegError, FilmFault):
                 self._file.check_clock()  # maybe what was left out is missing
             self._leaves_out = False
             self._current, self._at_start = None, False
@@ -300,7 +289,7 @@ class OpenFilm:
             else:
                 self._forward(pts)
             found = self._current is not None or self._at_start
-        except (self._av.FFmpegError, _FaultError):
+        except (self._av.FFmpegError, FilmFault):
             self._file.check_clock()
             found = False  # the damage may lie before the keyframe that it takes
         for step in _STEPS_BACK if not found else ():
@@ -314,10 +303,10 @@ class OpenFilm:
         if self._current is None:  # the time is before the first frame
             self._current, self._ahead = self._ahead, None
         if self._current is None:
-            raise _FaultError("it has no frames")
+            raise FilmFault("it has no frames")
         self._check_size(self._current.width, self._current.height)
         if matrix_of(self._current) is None:
-            raise _FaultError(
+            raise FilmFault(
                 f"its colours are encoded with matrix {int(self._current.colorspace)} of ITU-T "
                 "H.273, which is not converted: save it as H.264 with the colours of BT.709"
             )
@@ -336,13 +325,13 @@ class OpenFilm:
             self._leading = leading
             try:
                 return self._forward(pts)
-            except (self._av.FFmpegError, _FaultError):
+            except (self._av.FFmpegError, FilmFault):
                 self._file.check_clock()
                 if self._keyframe < leading or self._keyframe == -math.inf:
                     raise
                 leading = self._leading
                 start = math.floor(leading)
-        raise _FaultError("the film is damaged")
+        raise FilmFault("the film is damaged")
 
     def _is_behind(self, pts: int) -> bool:
         """Say whether the film has gone too far to show a time."""
@@ -391,7 +380,7 @@ class OpenFilm:
                 if _pts(frame) < self._leading:
                     continue
                 if frame.is_corrupt:
-                    raise _FaultError("the film is damaged")
+                    raise FilmFault("the film is damaged")
                 return frame
             if self._ended:
                 return None
@@ -410,7 +399,7 @@ class OpenFilm:
                 if self._left_at is not None and (packet.dts or 0) <= self._left_at:
                     self._seeks_forward = False  # it went back, and would again
             if packet.is_corrupt:
-                raise _FaultError("the film is damaged")
+                raise FilmFault("the film is damaged")
             if packet.pts is not None and packet.pts < self._near:
                 self._stream.codec_context.skip_frame = "NONREF"
                 self._passed = max(self._passed, packet.pts)
@@ -446,7 +435,7 @@ class OpenFilm:
         if self._ahead is None:
             self._ahead = self._next()
         if self._ahead is None:
-            raise _FaultError("it has no frames")
+            raise FilmFault("it has no frames")
         return self._ahead
 
     def _end(self) -> int:
@@ -469,7 +458,7 @@ class OpenFilm:
             if (shown and pts >= shown[0]) or (not shown and is_keyframe):
                 shown.append(pts)
         if not shown:
-            raise _FaultError("it has no frames")
+            raise FilmFault("it has no frames")
         first = shown[0]
         times = np.sort(np.frombuffer(shown, dtype=np.int64))
         for moment in _middles(first, max(self._end(), first + 1), n_frames):
@@ -488,100 +477,31 @@ class OpenFilm:
         if self._ended and self._ahead is None and not self._decoded:
             duration = max(self._current.duration or 0, 1 / self._time_base)
             if pts > _pts(self._current) + duration:
-                raise _FaultError(
+                raise FilmFault(
                     f"it ends at {float(_pts(self._current) * self._time_base):.3f} s, where its "
                     "last frame is"
                 )
 
     def _check_size(self, width: int, height: int) -> None:
         if min(width, height) < _MIN_SIDE:
-            raise _FaultError(
+            raise FilmFault(
                 f"its frames are {width}x{height} pixels, each side must have at least {_MIN_SIDE}"
             )
         if self._max_pixels is not None and width * height > self._max_pixels:
-            raise _FaultError(
+            raise FilmFault(
                 f"its frames are too large ({width}x{height} pixels; {self._max_pixels} are "
                 "allowed: for films that you trust, raise the parameter max_pixels)"
             )
-
-    @contextmanager
-    def _in_words(self) -> Iterator[None]:
-        """Start the clock, and turn whatever is raised on hostile bytes into a reason."""
-        self._file.start_clock()
-        try:
-            yield
-        except _FaultError as fault:
-            raise ValueError(str(fault)) from None
-        except _TimeIsUpError:
-            raise ValueError(
-                f"finding a frame takes more than {FRAME_SECONDS} seconds of a core, as it does "
-                "where keyframes are too far apart: save the film again with a keyframe every few "
-                "seconds"
-            ) from None
-        except Exception as error:
-            raise ValueError(f"the film is truncated or damaged ({_reason(error)})") from error
-
-
-class _TimeIsUpError(Exception):
-    """Raised where finding a frame takes too long."""
-
-
-class _TimedFile:
-    """A file for FFmpeg, which can be read for a limited time of the thread.
-
-    It raises nothing into FFmpeg, which drops what is raised, and PyAV prints it.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.tell, self.close, self.fileno = file.tell, file.close, file.fileno
-        self._error: OSError | None = None
-        self.start_clock()
-
-    def start_clock(self) -> None:
-        self._deadline = time.thread_time() + FRAME_SECONDS
-
-    def check_clock(self) -> None:
-        """Raise if the time is up, or the file could not be read."""
-        if time.thread_time() > self._deadline:
-            raise _TimeIsUpError
-        if self._error is not None:
-            raise _FaultError(f"the file cannot be read ({_reason(self._error)})")
-
-    def read(self, size: int) -> bytes:
-        if time.thread_time() > self._deadline:
-            return b""  # as at the end of the file: check_clock says more to those who ask FFmpeg
-        try:
-            return self._file.read(size)
-        except OSError as error:
-            self._error = error
-            return b""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except (OSError, ValueError, OverflowError):  # a place that no file has
-            return -errno.EINVAL
-
-
-def _refuse_to_open(*args: Any, **kwargs: Any) -> NoReturn:
-    raise PermissionError("a film may not open other files")
 
 
 def _pts(frame: Any) -> int:
     """Return the time of a frame in units of its stream."""
     pts = frame.pts if frame.pts is not None else frame.dts
     if pts is None:
-        raise _FaultError("its frames have no times")
+        raise FilmFault("its frames have no times")
     return int(pts)
 
 
 def _middles(first: int, end: int, n: int) -> Iterator[int]:
     """Yield the middles of equal parts of a film."""
     return (first + (end - first) * (2 * i + 1) // (2 * n) for i in range(n))
-
-
-def _reason(error: Exception) -> str:
-    """Say briefly what FFmpeg says, without the name that it gives a file."""
-    said = getattr(error, "strerror", None)
-    return f"{type(error).__name__}: {said}" if said else brief(error)
