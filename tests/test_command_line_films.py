@@ -237,6 +237,6 @@ def test_folders_of_films_are_referred_to_the_loader(tmp_path, weights_file, com
 
 def test_help_says_what_films_need():
     text = " ".join(run("detect", "--help").stdout.split())
-    assert 'pip install "sklearn-dfd[video]"' in text and "mean of their log-odds" in text
+    assert 'the extra "video" of this package' in text and "mean of their log-odds" in text
     assert "--frames-per-video" in text and "--unsure LOW HIGH" in text
     assert '"not sure" does not count' in text

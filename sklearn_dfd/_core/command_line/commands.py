@@ -210,7 +210,7 @@ def detect(**options: Any) -> None:
 
     A film gets one answer, which combines those of its frames: the mean of their log-odds. A file
     is a film if its name ends in .mp4, .mov, .mkv, .webm, .avi or the like. PyAV must be
-    installed: pip install "sklearn-dfd[video]".
+    installed, which is the extra "video" of this package.
 
     A .joblib file runs code when it is loaded: load only what comes from people you trust. A
     .skops file loads the types of this package and of scikit-learn alone, and an .onnx file runs
