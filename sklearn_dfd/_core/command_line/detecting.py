@@ -62,7 +62,7 @@ def detect_all(
                 detected |= alarm is not None and any(row["label"] == alarm for row in rows)
                 bar.update(len(rows))
     except KeyboardInterrupt:
-        click.echo(f"{said.total()} rows are written, and complete.", err=True)
+        click.echo(f"{output.n_written} rows are written, and complete.", err=True)
         raise
     finally:
         output.close()

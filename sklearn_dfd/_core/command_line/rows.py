@@ -32,11 +32,17 @@ class Rows:
         Whether to print a JSON object per line.
     overwrite : bool
         Whether the CSV file may exist.
+
+    Attributes
+    ----------
+    n_written : int
+        Number of rows that were written.
     """
 
     def __init__(
         self, columns: Sequence[str], csv_file: str | None, as_json: bool, overwrite: bool
     ) -> None:
+        self.n_written = 0
         self._columns = columns
         self._width = 0
         self._format = self._lines
@@ -60,6 +66,7 @@ class Rows:
     def write(self, rows: Sequence[Row]) -> None:
         """Write the rows of a chunk."""
         self._put(self._format(rows))
+        self.n_written += len(rows)
 
     def close(self) -> None:
         """Close the file, if it is not standard output."""
