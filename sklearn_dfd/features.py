@@ -21,7 +21,13 @@ from sklearn_dfd._core.callbacks import CallbackSupportMixin
 from sklearn_dfd._core.extraction import Extraction
 from sklearn_dfd._core.feature_rows import FeatureRows, Origin
 from sklearn_dfd._core.images.decoding import Decoding
-from sklearn_dfd._core.images.sources import as_image_list, describe, rows_of_nan
+from sklearn_dfd._core.images.sources import (
+    as_image_list,
+    describe,
+    forgives,
+    may_refuse,
+    rows_of_nan,
+)
 from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd._core.network.engines import onnx_engine, resolve_engine, torch_engine
 from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
@@ -500,7 +506,11 @@ def features_and_failures(
         recipe += f" {transformer.pooling}"
     if transformer.decoding != "exact":
         recipe += f" {transformer.decoding}"
-    go_on = transformer.on_error == "nan" and not _ALWAYS_RAISE.get()
+    strict = _ALWAYS_RAISE.get()
+    # what making a view may bring to light is not found by decoding its photograph
+    go_on = (transformer.on_error == "nan" and not strict) or (
+        not isinstance(images, np.ndarray) and any(map(may_refuse, images))
+    )
     with one_core_threads(transformer.n_jobs) as pool:
         extraction = Extraction(
             images,
@@ -524,7 +534,11 @@ def features_and_failures(
                 extraction.compute(run, batch_size, go_on=go_on, progress=bar.update)
     features, faults = extraction.features, extraction.failures
     failures = [(row, describe(images[row]), faults[row]) for row in sorted(faults)]
-    if failures and not go_on:
+    excused = [
+        not strict and (transformer.on_error == "nan" or forgives(images[row], fault))
+        for row, _, fault in failures
+    ]
+    if not all(excused):
         raise ImageError(failures, len(images), hint=_what_to_do())
     features[sorted(faults)] = np.nan
     return FeatureRows(features, origin), failures

@@ -23,7 +23,7 @@ _EXTRAS = {
 }
 
 
-def import_extra(module: str, needed_by: str) -> ModuleType:
+def import_extra(module: str, needed_by: str, *, extra: str | None = None) -> ModuleType:
     """Import a module of an optional dependency.
 
     Parameters
@@ -32,6 +32,8 @@ def import_extra(module: str, needed_by: str) -> ModuleType:
         Name of the module, such as ``"matplotlib.pyplot"``.
     needed_by : str
         The function, class or parameter that needs it, for the message.
+    extra : str, default=None
+        The extra that installs all that is needed; None for that of the package alone.
 
     Returns
     -------
@@ -49,7 +51,7 @@ def import_extra(module: str, needed_by: str) -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"{needed_by} needs {package}, which is not installed: pip install "
-            f'"sklearn-dfd[{_EXTRAS[package]}]"'
+            f'"sklearn-dfd[{extra or _EXTRAS[package]}]"'
         ) from error
 
 

@@ -14,7 +14,7 @@ from sklearn_dfd import (
     detect,
     make_deepfake_pipeline,
 )
-from sklearn_dfd.augmentation import ImageAugmenter, augment, equalize_encoding
+from sklearn_dfd.augmentation import FaceCrop, FaceCrops, ImageAugmenter, augment, equalize_encoding
 from sklearn_dfd.datasets import load_image_folder, make_spliced_photos
 from sklearn_dfd.feature_store import FeatureStore, MemoryStore
 from sklearn_dfd.inspection import TrainingHistoryDisplay
@@ -132,6 +132,12 @@ reveal_type(choose_unsure_band([0, 1], [0.2, 0.8]))  # tuple[tuple[float, float]
 detect(pipe)  # refused
 detect(pipe, ["a.jpg"], treshold=0.5)  # refused
 reveal_type(TrainingHistoryDisplay.from_estimator(clf))  # TrainingHistoryDisplay
+
+# faces
+
+reveal_type(FaceCrops(0.3, on_missing="nan").fit(["a.jpg"]))  # FaceCrops
+FaceCrops(on_missing="skip")  # refused
+reveal_type(FaceCrop("a.jpg").find_box())  # tuple[int, int, int, int] | None
 
 # what the files give away
 

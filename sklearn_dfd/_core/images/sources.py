@@ -67,6 +67,15 @@ class ImageView(ABC):
         return False
 
     @property
+    def may_refuse(self) -> bool:
+        """Whether `render` may raise a ValueError for an image that is sound."""
+        return False
+
+    def forgives(self, fault: str) -> bool:
+        """Tell whether an image with this fault is to be a row of NaN, whatever others are."""
+        return False
+
+    @property
     def on_square(self) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None:
         """Function that makes the same pixels from the resized source; None where there is none."""
         return None
@@ -412,6 +421,24 @@ def is_rendered(image: Any) -> bool:
     """
     while isinstance(image, ImageView):
         if image.on_square is None:
+            return True
+        image = image.source
+    return False
+
+
+def may_refuse(image: Any) -> bool:
+    """Tell whether a sound photograph may turn out to be of no use when a view of it is made."""
+    while isinstance(image, ImageView):
+        if image.may_refuse:
+            return True
+        image = image.source
+    return False
+
+
+def forgives(image: Any, fault: str) -> bool:
+    """Tell whether an image with this fault is to be a row of NaN, whatever others are."""
+    while isinstance(image, ImageView):
+        if image.forgives(fault):
             return True
         image = image.source
     return False
