@@ -32,7 +32,7 @@ VERSIONLESS = (
     "typing",
 )
 #: Optional dependencies that are tested in all their versions, as extras of the package.
-EXTRAS = "demo,distributed,explain,onnx,skops,table,video"
+EXTRAS = "copies,demo,distributed,explain,onnx,skops,table,video"
 #: Index of last night's wheels, which SPEC 4 of the scientific Python ecosystem names. Without it
 #: the newest pre-releases are tested.
 NIGHTLY_INDEX = os.environ.get("DFD_NIGHTLY_INDEX")

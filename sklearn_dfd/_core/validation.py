@@ -14,6 +14,7 @@ Label = bool | int | float | str
 _EXTRAS = {
     "av": "video",
     "captum": "explain",
+    "cv2": "copies",
     "executorch": "executorch",
     "matplotlib": "plot",
     "onnx": "onnx",

@@ -5,8 +5,9 @@ outline and background where they were, while two people who look alike agree no
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
+from sklearn_dfd._core.copies.local_features import Features, local_features
+from sklearn_dfd._core.copies.parts import shared_parts
 from sklearn_dfd._core.copies.thumbnails import thumbnail
 from sklearn_dfd._core.copies.windows import matches
 from sklearn_dfd._core.images.decoding import DerivedImage, RawImage, content_digest, to_rgb
 from sklearn_dfd._core.images.reading import read_all
 from sklearn_dfd._core.images.sources import as_image_list, describe
 from sklearn_dfd._core.sklearn_private import Interval, validate_params
+from sklearn_dfd._core.validation import import_extra
 from sklearn_dfd.exceptions import LeakageError
 
 __all__ = ["check_leakage", "find_copies", "find_source_groups"]
@@ -29,6 +33,7 @@ __all__ = ["check_leakage", "find_copies", "find_source_groups"]
 _CONSTRAINTS: dict[str, list[object]] = {
     "threshold": [Interval(Real, 0, 1, closed="right")],
     "mirrored": ["boolean"],
+    "parts": ["boolean"],
     "n_jobs": [Integral, None],
     "verbose": ["verbose"],
 }
@@ -40,6 +45,7 @@ def find_source_groups(
     *,
     threshold: float = 0.89,
     mirrored: bool = False,
+    parts: bool = False,
     n_jobs: int | None = None,
     verbose: int | bool = 0,
 ) -> npt.NDArray[np.int64]:
@@ -59,6 +65,10 @@ def find_source_groups(
         which wastes a little data; a missed link makes a score too high.
     mirrored : bool, default=False
         Whether mirror images are recognised too. This takes twice the time.
+    parts : bool, default=False
+        Whether images are linked, too, that share only a part, such as eyes or a mouth pasted from
+        one into the other; see the notes of :func:`find_copies`. This needs OpenCV:
+        ``pip install "sklearn-dfd[copies]"``.
     n_jobs : int, default=None
         Number of threads that read and compare images, as in joblib; None means one.
     verbose : int, default=0
@@ -94,7 +104,7 @@ def find_source_groups(
     array([0, 1, 0, 1])
     """
     images = as_image_list(X)
-    pairs, _ = _linked(images, None, threshold, mirrored, n_jobs, verbose)
+    pairs, _ = _linked(images, None, threshold, mirrored, parts, n_jobs, verbose)
     graph = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), shape=(len(images),) * 2)
     component = connected_components(graph, directed=False)[1]
     _, first, number = np.unique(component, return_index=True, return_inverse=True)
@@ -108,6 +118,7 @@ def find_copies(
     *,
     threshold: float = 0.89,
     mirrored: bool = False,
+    parts: bool = False,
     n_jobs: int | None = None,
     verbose: int | bool = 0,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -130,6 +141,10 @@ def find_copies(
         Lowest similarity of a pair, above 0 and up to 1.
     mirrored : bool, default=False
         Whether mirror images are recognised too. This takes twice the time.
+    parts : bool, default=False
+        Whether images are linked, too, that share only a part, such as eyes or a mouth pasted from
+        one into the other; see the notes of :func:`find_copies`. This needs OpenCV:
+        ``pip install "sklearn-dfd[copies]"``.
     n_jobs : int, default=None
         Number of threads that read and compare images, as in joblib; None means one.
     verbose : int, default=0
@@ -196,7 +211,7 @@ def find_copies(
     """
     images = as_image_list(X)
     others = None if Y is None else as_image_list(Y)
-    return _linked(images, others, threshold, mirrored, n_jobs, verbose)
+    return _linked(images, others, threshold, mirrored, parts, n_jobs, verbose)
 
 
 @validate_params(_CONSTRAINTS, prefer_skip_nested_validation=True)
@@ -206,6 +221,7 @@ def check_leakage(
     *,
     threshold: float = 0.89,
     mirrored: bool = False,
+    parts: bool = False,
     n_jobs: int | None = None,
     verbose: int | bool = 0,
 ) -> None:
@@ -223,6 +239,10 @@ def check_leakage(
         to 1.
     mirrored : bool, default=False
         Whether mirror images are recognised too. This takes twice the time.
+    parts : bool, default=False
+        Whether images are linked, too, that share only a part, such as eyes or a mouth pasted from
+        one into the other; see the notes of :func:`find_copies`. This needs OpenCV:
+        ``pip install "sklearn-dfd[copies]"``.
     n_jobs : int, default=None
         Number of threads that read and compare images, as in joblib; None means one.
     verbose : int, default=0
@@ -250,7 +270,7 @@ def check_leakage(
     LeakageError: 1 of 2 test images were made from photographs in the training set: ...
     """
     train, test = as_image_list(train), as_image_list(test)
-    pairs, similarity = _linked(train, test, threshold, mirrored, n_jobs, verbose)
+    pairs, similarity = _linked(train, test, threshold, mirrored, parts, n_jobs, verbose)
     if not len(pairs):
         return
     shown = "; ".join(
@@ -273,27 +293,35 @@ def _linked(
     others: Sequence[Any] | np.ndarray | None,
     threshold: float,
     mirrored: bool,
+    parts: bool,
     n_jobs: int | None,
     verbose: int | bool,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Find the pairs of `find_copies`."""
+    if parts:
+        import_extra("cv2", "parts=True")  # before hours of reading
     parallel = Parallel(n_jobs=n_jobs, prefer="threads")
-    thumbs, digests, origins = _read(images, parallel, verbose)
+    read = _read(images, parts, parallel, verbose)
+    read_others = read if others is None else _read(others, parts, parallel, verbose)
     # One of several identical files stands for all: otherwise the nearest few of each would be its
     # own copies.
-    kept = np.array(list(_first_rows(digests).values()))
-    thumbs = thumbs[kept]
-    other_digests, other_origins = digests, origins
+    kept = np.array(list(_first_rows(read.digests).values()))
+    thumbs = read.thumbs[kept]
     if others is None:
         turns = [(matches(thumbs, None, mirrored, parallel, verbose), kept, kept)]
     else:
-        other_thumbs, other_digests, other_origins = _read(others, parallel, verbose)
         rows = np.arange(len(others))
         # Parts are tried of the first of a pair only, so each side has to be the first once.
         turns = [
-            (matches(thumbs, other_thumbs, mirrored, parallel, verbose), kept, rows),
-            (matches(other_thumbs, thumbs, mirrored, parallel, verbose), rows, kept),
+            (matches(thumbs, read_others.thumbs, mirrored, parallel, verbose), kept, rows),
+            (matches(read_others.thumbs, thumbs, mirrored, parallel, verbose), rows, kept),
         ]
+    if parts:
+        turns.append(
+            _shared_parts(
+                read, None if others is None else read_others, mirrored, parallel, verbose
+            )
+        )
     found: dict[tuple[int, int], float] = {}
     for turn, ((i, j, similarity), rows_of_first, rows_of_second) in enumerate(turns):
         near = similarity >= threshold
@@ -306,9 +334,12 @@ def _linked(
             found[a, b] = max(found.get((a, b), 0.0), value)
     # Views are of their photograph even if they have nothing in common that could be seen.
     for a, b in found:
-        if origins[a] == other_origins[b]:
+        if read.origins[a] == read_others.origins[b]:
             found[a, b] = 1.0
-    for of_first, of_second in ((digests, other_digests), (origins, other_origins)):
+    for of_first, of_second in (
+        (read.digests, read_others.digests),
+        (read.origins, read_others.origins),
+    ):
         first_row = _first_rows(of_first)
         for b, content in enumerate(of_second):
             a = first_row.get(content, -1)
@@ -328,10 +359,41 @@ def _first_rows(contents: list[bytes]) -> dict[bytes, int]:
     return rows
 
 
+def _shared_parts(
+    read: "_Read",
+    read_others: "_Read | None",
+    mirrored: bool,
+    parallel: Parallel,
+    verbose: int | bool,
+) -> tuple[
+    tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.int64],
+]:
+    """Compare local features of one view of each photograph, as `matches` compares thumbnails."""
+    sides = [read] if read_others is None else [read, read_others]
+    rows = [np.array(list(_first_rows(side.origins).values())) for side in sides]
+    features = [
+        [side.features[row] for row in kept] for side, kept in zip(sides, rows, strict=True)
+    ]
+    second = None if read_others is None else features[-1]
+    i, j, n_shared = shared_parts(features[0], second, mirrored, parallel, verbose)
+    return (i, j, n_shared / (n_shared + 1)), rows[0], rows[-1]
+
+
+class _Read(NamedTuple):
+    """What is kept of images: thumbnails, digests of content and of origin, and local features."""
+
+    thumbs: npt.NDArray[np.uint8]
+    digests: list[bytes]
+    origins: list[bytes]
+    features: list[Features]  # empty, unless parts are compared
+
+
 def _read(
-    images: Sequence[Any] | np.ndarray, parallel: Parallel, verbose: int | bool
-) -> tuple[npt.NDArray[np.uint8], list[bytes], list[bytes]]:
-    """Read each image once: its thumbnail, and digests of its content and of its origin's."""
+    images: Sequence[Any] | np.ndarray, parts: bool, parallel: Parallel, verbose: int | bool
+) -> _Read:
+    """Read each image once."""
 
     def in_threads(call: Callable[[Any], Any], sources: Iterable[Any]) -> Iterable[Any]:
         sources = tqdm(
@@ -339,16 +401,22 @@ def _read(
         )
         return parallel(delayed(call)(source) for source in sources)
 
-    thumbs, digests, origins = zip(
-        *read_all(images, _thumbnail_and_digests, apply=in_threads), strict=True
+    thumbs, digests, origins, features = zip(
+        *read_all(images, partial(_read_one, parts=parts), apply=in_threads), strict=True
     )
-    return np.stack(thumbs), list(digests), list(origins)
+    return _Read(
+        np.stack(thumbs), list(digests), list(origins), [f for f in features if f is not None]
+    )
 
 
-def _thumbnail_and_digests(raw: RawImage) -> tuple[np.ndarray, bytes, bytes]:
-    thumb, digest = thumbnail(to_rgb(raw)), content_digest(raw)
-    if not isinstance(raw, DerivedImage):
-        return thumb, digest, digest
-    while isinstance(raw, DerivedImage):
-        raw = raw.raw
-    return thumb, digest, content_digest(raw)
+def _read_one(
+    raw: RawImage, parts: bool
+) -> tuple[npt.NDArray[np.uint8], bytes, bytes, Features | None]:
+    image, digest = to_rgb(raw), content_digest(raw)
+    thumb, features = thumbnail(image), local_features(image) if parts else None
+    origin = digest
+    if isinstance(raw, DerivedImage):
+        while isinstance(raw, DerivedImage):
+            raw = raw.raw
+        origin = content_digest(raw)
+    return thumb, digest, origin, features
