@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from sklearn_dfd._core.copies.local_features import Features, mirror
 
 # The search for features that are alike
-_FEATURES_PER_CELL = 400
+_FEATURES_PER_CELL = 400  # at least
+_CELL_GROWTH = 0.6  # features per cell for each square root of all, which takes the least time
 _N_CELLS_TRIED = 3
 _N_ALIKE = 16  # other features that one may be like; one with so many tells nothing
 _ALIKE = 0.95  # least cosine of two descriptors
@@ -149,7 +150,8 @@ def _alike(
     none = np.empty(0, dtype=np.int64)
     if not len(descriptors) or not len(others):
         return none, none
-    n_cells = max(1, len(others) // _FEATURES_PER_CELL)
+    per_cell = max(_FEATURES_PER_CELL, round(_CELL_GROWTH * len(others) ** 0.5))
+    n_cells = max(1, len(others) // per_cell)
     drawn = np.random.default_rng(0).choice(len(others), n_cells, replace=False)
     centres = _unit(others[drawn]).T
 
