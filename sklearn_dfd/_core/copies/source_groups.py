@@ -198,11 +198,11 @@ def find_copies(
     fall into a few groups. Time grows with the square of the number of images, memory in proportion
     to it.
 
-    With ``parts=True``, local features (SIFT [3]_, compared as in [4]_) are searched for as well, up
-    to 300 in each image, in grey and with a longer side of 400 pixels. Two images share a feature if
-    it looks nearly the same in both and unlike all others of the same image, and lies where it must
-    if one image is shifted, turned by up to 45 degrees and scaled by up to 2.5 to fit the other. A
-    feature that 16 or more others are like does not count.
+    With ``parts=True``, local features (SIFT [3]_, compared as in [4]_) are searched for as well,
+    up to 300 in each image, in grey and with a longer side of 400 pixels. Two images share a
+    feature if it looks nearly the same in both and unlike all others of the same image, and lies
+    where it must if one image is shifted, turned by up to 45 degrees and scaled by up to 2.5 to fit
+    the other. A feature that 16 or more others are like does not count.
 
     This links images that have a part in common, wherever it comes from: eyes or a mouth that were
     pasted, but also two shots of one scene, cloths of one pattern, and a large sign or watermark
