@@ -108,7 +108,7 @@ def test_what_many_images_have_is_no_part(photos, many):
     assert len(linked(signed[:4])) == 6
     n_pairs = len(many) * (len(many) - 1) // 2
     assert len(linked(signed)) < 0.25 * n_pairs
-    assert len(linked(signed, signed[:1]) - {(0, 0)}) < 0.25 * len(many)
+    assert len(linked(signed, signed[:1]) - {(0, 0)}) < 0.5 * len(many)
     # Other parts of images that have it are found all the same.
     images = [*signed, photos[0], with_part(photos[5], photos[0])]
     assert (len(many), len(many) + 1) in linked(images)
