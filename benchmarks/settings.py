@@ -1,11 +1,11 @@
 """What one change to the accurate detector does, on folds of the real photographs.
 
     python benchmarks/settings.py --data DIR --weights FILE [--n-folds K] [--epochs N]
-                                  [SETTING ...]
+                                  [--image-size S] [--quality Q] [SETTING ...]
 
-A setting is a list of changes such as ``layer=13,image_size=160``, of the parameters of
-DeepFakeClassifier, MobileNetV2Features and AugmentedClassifier; an empty one is the preset with a
-single tail, and so is the ground of all others: three take three times as long.
+A setting is a list of changes such as ``layer=13,lr=1e-4``, of the parameters of
+DeepFakeClassifier, MobileNetV2Features and AugmentedClassifier; an empty one is the preset at
+``--image-size``. With ``--quality`` all files are encoded alike first.
 ``blends=1`` adds a fake to each real photograph that is trained on, with parts of another;
 ``own_blends=1`` one with parts of its own, changed. ``averaged_views=8`` averages the probabilities
 of so many views of what is judged, too. ``faces=1`` cuts out the faces first, by OpenCV's frontal
@@ -28,7 +28,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd._core.images.decoding import to_rgb
 from sklearn_dfd._core.images.reading import read_all
-from sklearn_dfd.augmentation import View
+from sklearn_dfd.augmentation import View, equalize_encoding
 from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.feature_store import FeatureStore
 from sklearn_dfd.model_selection import find_source_groups
@@ -108,19 +108,23 @@ def main():
     parser.add_argument("--weights", required=True)
     parser.add_argument("--n-folds", type=int, default=1, help="of five, to train and judge on")
     parser.add_argument("--epochs", type=int, default=2, help="unless a setting says otherwise")
+    parser.add_argument("--image-size", type=int, default=160, help="that of the small copies")
+    parser.add_argument("--quality", type=int, help="of JPEG, for encoding all files alike")
     parser.add_argument("--store", type=Path, default=Path("output/feature-cache"))
     parser.add_argument("settings", nargs="*", default=[""])
     args = parser.parse_args()
     faces = load_real_and_fake_faces(args.data)
     X, y = faces.data, faces.target
     groups = find_source_groups(X, n_jobs=-1)
+    if args.quality:
+        X = equalize_encoding(X, quality=args.quality)
     folds = list(StratifiedGroupKFold(5, shuffle=True, random_state=0).split(X, y, groups))
     common = {
         "weights": args.weights,
         "memory": FeatureStore(args.store, dtype="float16"),
         "n_jobs": -1,
         "max_epochs": args.epochs,
-        "n_tails": 1,
+        "image_size": args.image_size,
     }
     ways = {}
     for setting in args.settings:
