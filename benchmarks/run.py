@@ -5,6 +5,7 @@ and are shared.
 """
 
 import argparse
+import json
 import platform
 import re
 import sys
@@ -41,6 +42,13 @@ FIT = f"fit of {N_FIT} epochs, {N_ROWS} rows, from set-up to the last measure"
 BARE_LOOP = "the notebook's loop, measuring nothing"
 BOOTSTRAP = "bootstrap_interval of the ROC AUC, 1,600 rows"
 EACH_RESAMPLE = "roc_auc_score for each resample"
+
+LINES = (
+    *("features", "large", "films", "epoch", "fit", "training", "search"),
+    *("halving", "parallel_search"),
+    *("statistics", "start", "memory", "growth"),
+)
+CHOICES = (*LINES, "bfloat16")  # takes a processor without instructions for it thirty times as long
 
 PAGE = """\
 # Performance
@@ -148,12 +156,35 @@ class Bench:
 
     def __init__(self, args, photos, output):
         self.args, self.photos, self.output = args, photos, output
-        self.lines = []
+        self.rows = {}  # by line
         self.machine = None
 
+    @property
+    def lines(self):
+        return [tuple(row) for line in CHOICES for row in self.rows.get(line, [])]
+
+    def run(self, line):
+        self.rows.pop(line, None)
+        self.rows[line] = []  # the last, which `add` adds to
+        getattr(self, line)()
+
     def add(self, work, against, result, target, limit=None):
-        self.lines.append((work, against, result, target, limit))
-        print("  ".join(str(cell) for cell in self.lines[-1]), flush=True)
+        row = (work, against, result, target, limit)
+        self.rows[[*self.rows][-1]].append(row)
+        print("  ".join(str(cell) for cell in row), flush=True)
+
+    def restore(self, file):
+        """Take the lines of an earlier run on this machine, in place of timing them again."""
+        kept = json.loads(file.read_text())
+        self.machine = kept["machine"]
+        # JSON has lists only
+        self.rows = {
+            line: [[tuple(x) if isinstance(x, list) else x for x in row] for row in rows]
+            for line, rows in kept["rows"].items()
+        }
+
+    def keep(self, file):
+        file.write_text(json.dumps({"machine": self.machine, "rows": self.rows}, default=float))
 
     def alternate(self, works, n_rounds=None):
         for _, options in works.values():
@@ -536,18 +567,12 @@ def machine_text():
 
 
 def main():
-    lines = (
-        *("features", "large", "films", "epoch", "fit", "training", "search"),
-        *("halving", "parallel_search"),
-        *("statistics", "start", "memory", "growth"),
-    )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder of JPEG photographs; otherwise made on the spot")
     parser.add_argument("--weights", type=Path, help="state dict of mobilenet_v2; random otherwise")
     parser.add_argument("--rounds", type=int, default=5)
-    # processors without instructions for bfloat16 need hours for that line
-    choices = (*lines, "bfloat16")
-    parser.add_argument("--only", nargs="+", choices=choices, default=lines, metavar="LINE")
+    parser.add_argument("--only", nargs="+", choices=CHOICES, default=LINES, metavar="LINE")
+    parser.add_argument("--lines", type=Path, help="file of lines, which a run with --only adds to")
     parser.add_argument("--page", type=Path, help="file to write the page to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
@@ -558,9 +583,14 @@ def main():
             args.weights = output / "random.pth"
             torch.save(mobilenet_v2().state_dict(), args.weights)
         bench = Bench(args, photographs(args.data, output), output)
-        bench.rates()
+        if args.lines and args.lines.exists():
+            bench.restore(args.lines)
+        else:
+            bench.rates()
         for line in args.only:
-            getattr(bench, line)()
+            bench.run(line)
+            if args.lines:
+                bench.keep(args.lines)
             if args.page:  # after each line: what was timed is not lost
                 args.page.write_text(bench.page())
     print(bench.ratios(), bench.limits(), sep="\n\n")

@@ -102,7 +102,9 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     precision : {"float32", "bfloat16"}, default="float32"
         Precision of the computation; the features are float32 in any case. ``"bfloat16"`` is meant
-        for processors that are fast at it; its features differ by some per cent.
+        for processors that have instructions for it: on one without them it was thirty times
+        slower than float32 (``python benchmarks/run.py --only bfloat16``). Its features differ by
+        some per cent.
 
     memory : None, path, FeatureStore or MemoryStore, default=None
         Place where features are kept. None is the memory of this process, which keeps the latest
