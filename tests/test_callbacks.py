@@ -419,6 +419,7 @@ sys.stdout.write(clf.predict_proba(X).tobytes().hex())
 """
 
 
+@pytest.mark.slow
 def test_scikit_learn_without_callbacks():
     """With scikit-learn before 1.9 everything else works, with the same results."""
     command = [sys.executable, "-W", "error", "-c", WITHOUT_SKLEARN_CALLBACK]

@@ -357,6 +357,7 @@ class Counted:
         return [dict(zip(COLUMNS, (path, *values), strict=True)) for path in paths]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_photographs(onnx, tmp_path, monkeypatch):
     """100,000 names, which are read while rows of earlier ones are written already."""
     monkeypatch.setattr(detecting, "load_detector", lambda *_: Counted())

@@ -55,7 +55,7 @@ def computed(monkeypatch):
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-@pytest.mark.parametrize("chunk_size", [4, 11, 1000])
+@pytest.mark.parametrize("chunk_size", [4, pytest.param(11, marks=pytest.mark.slow), 1000])
 def test_rows_are_those_of_transform(features, files, tmp_path, n_jobs, chunk_size):
     path = tmp_path / "deep" / "features.npy"
     rows = extract_feature_matrix(features, files, path, chunk_size=chunk_size, n_jobs=n_jobs)

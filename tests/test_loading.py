@@ -22,6 +22,7 @@ print(*p, *sorted(heavy & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 def test_judging_imports_neither_torchvision_nor_the_compiler_of_torch(engine, tmp_path):
     """Each of them takes as long to import as torch itself."""

@@ -176,6 +176,7 @@ def test_groups_reach_the_classifier(pipe, photos):
         assert "valid_loss" in search.best_estimator_[-1].history_[0]
 
 
+@pytest.mark.slow
 def test_saved_pipeline_is_self_contained(photos, weights_file, tmp_path):
     """Another process, no cache, no weights file, no device of the training, no network."""
     weights = tmp_path / "weights.pth"

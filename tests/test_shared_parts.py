@@ -102,6 +102,7 @@ def test_mirrored_donors_on_request(photos):
     assert linked([fake], [photos[0]], mirrored=True) == {(0, 0)}
 
 
+@pytest.mark.slow
 def test_what_many_images_have_is_no_part(photos, many):
     """A sign in a few unrelated photographs links all of them; one in many links few."""
     signed = [marked(photo) for photo in many]
@@ -119,6 +120,7 @@ def test_a_frame_is_no_part(photos, colour):
     assert not linked([ImageOps.expand(photo, 20, colour) for photo in photos])
 
 
+@pytest.mark.slow
 def test_views_do_not_hide_a_donor(photos):
     fake = with_part(photos[5], photos[0])
     views = augment([photos[0], photos[2], fake], [0, 0, 1], n_views=20, random_state=0)

@@ -23,7 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import sklearn_dfd
 from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
 from sklearn_dfd._core.network.tail import Tail, Tails
-from sklearn_dfd.augmentation import ImageAugmenter
+from sklearn_dfd.augmentation import FaceCrops, ImageAugmenter
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.feature_store import IN_PROCESS
@@ -54,6 +54,7 @@ def instances():
         MobileNetV2Features(weights=None, image_size=32),
         MobileNetV2Features("pool", weights=None, image_size=32, engine="torch", n_jobs=2),
         ImageAugmenter(2, random_state=0),
+        FaceCrops(),
         AugmentedClassifier(pipeline(), n_views=1),
     ]
 
@@ -119,9 +120,13 @@ def test_checks_that_need_no_data(estimator, name):
 
 
 def fitted_on_images():
-    """What is fitted on images and then gives a row for each."""
+    """What is fitted on images and then gives a row for each, not images again."""
     return [
-        *(e for e in instances() if takes_images(e) and not hasattr(e, "fit_resample")),
+        *(
+            e
+            for e in instances()
+            if takes_images(e) and not isinstance(e, FaceCrops | ImageAugmenter)
+        ),
         pipeline(),
     ]
 
