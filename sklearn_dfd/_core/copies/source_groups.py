@@ -145,8 +145,7 @@ def find_copies(
         Whether mirror images are recognised too. This takes twice the time.
     parts : bool, default=False
         Whether images are linked, too, that share only a part, such as eyes or a mouth pasted from
-        one into the other; see the notes of :func:`find_copies`. This needs OpenCV:
-        ``pip install "sklearn-dfd[copies]"``.
+        one into the other; see Notes. This needs OpenCV: ``pip install "sklearn-dfd[copies]"``.
     n_jobs : int, default=None
         Number of threads that read and compare images, as in joblib; None means one.
     verbose : int, default=0
