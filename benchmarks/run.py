@@ -346,7 +346,7 @@ class Bench:
             f"grid search, 61 fits of {n_epochs} epochs, from {n_images} image files",
             peer,
             ratio(seconds, peer, "ours"),
-            2.5,
+            5,
             share,
         )
         cached = {**options, "memory": str(self.output / "joblib"), "max_epochs": 1}

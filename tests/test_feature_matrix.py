@@ -54,8 +54,17 @@ def computed(monkeypatch):
     return starts
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-@pytest.mark.parametrize("chunk_size", [4, pytest.param(11, marks=pytest.mark.slow), 1000])
+@pytest.mark.parametrize(
+    ("chunk_size", "n_jobs"),
+    [
+        (4, 1),
+        (4, 2),
+        (1000, 1),
+        pytest.param(11, 1, marks=pytest.mark.slow),
+        pytest.param(11, 2, marks=pytest.mark.slow),
+        pytest.param(1000, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_rows_are_those_of_transform(features, files, tmp_path, n_jobs, chunk_size):
     path = tmp_path / "deep" / "features.npy"
     rows = extract_feature_matrix(features, files, path, chunk_size=chunk_size, n_jobs=n_jobs)

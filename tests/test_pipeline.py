@@ -111,7 +111,7 @@ def test_fit_and_predict(pipe, photos):
     assert 0 <= pipe.score(photos.data, photos.target) <= 1
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_group_cross_validation_and_grid_search(pipe, photos, n_jobs, tmp_path, monkeypatch):
     pipe.set_params(features__memory=str(tmp_path / "store"))
     options = {"groups": photos.groups}
