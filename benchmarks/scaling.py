@@ -81,7 +81,7 @@ def main():
     )
     print(
         "| images | files | features, layer 15 | layer 4 | pool | extraction, one machine of "
-        f"{args.cores} cores | 100 such | an epoch of the tail, one core |"
+        f"{args.cores} cores | 100 such machines | an epoch of the tail, one core |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for n_images in (10**6, 10**9):
