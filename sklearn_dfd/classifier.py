@@ -369,7 +369,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             self._start(classes, X)
         elif not np.array_equal(classes, self.classes_):
             raise ValueError(
-                f"warm_start=True goes on with the classes {self.classes_}, but y has {classes}."
+                f"warm_start=True continues with the classes {self.classes_}, but y has {classes}."
             )
         else:
             self._check_same_shape("warm_start=True")
@@ -632,7 +632,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def _check_same_shape(self, what):
         if self._shape_parameters() != self._fitted_shape:
             raise ValueError(
-                f"{what} goes on with the network that is there; layer, hidden_layer_sizes and "
+                f"{what} continues with the existing network; layer, hidden_layer_sizes and "
                 f"n_tails were {self._fitted_shape}, not {self._shape_parameters()}."
             )
 

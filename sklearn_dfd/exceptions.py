@@ -81,7 +81,7 @@ class LossError(ValueError):
 
 
 class ShortcutWarning(UserWarning):
-    """Headers and metadata of image files give the labels away."""
+    """Headers and metadata of image files reveal the labels."""
 
 
 class WeightsError(OSError, ValueError):

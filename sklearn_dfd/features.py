@@ -315,7 +315,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
             warn_user(
                 "Pipeline(memory=...) keeps features by the names of the files, not by what is in "
                 "them: a file that changes under its name keeps its old features. Leave it out and "
-                "give the memory to MobileNetV2Features, which keeps them by content: "
+                "pass memory to MobileNetV2Features, which keeps them by content: "
                 'set_params(memory=None, features__memory="feature-cache"), where "features" is '
                 "the name of the step."
             )
@@ -573,8 +573,8 @@ def _what_to_do() -> str:
     )
     if multiprocessing.current_process().name != "MainProcess":
         hint += (
-            " This is a worker process: plugins and settings of Pillow that the main process has "
-            "made do not reach it."
+            " This is a worker process: plugins and settings of Pillow in the main process do not "
+            "reach it."
         )
     return hint
 

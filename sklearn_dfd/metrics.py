@@ -381,7 +381,7 @@ def make_group_scorer(
     elif next(iter(signature(scoring).parameters), None) == "y_true":
         name = getattr(scoring, "__name__", repr(scoring))
         raise ValueError(
-            f"{name} is a metric, and a scorer is needed: pass the name of one, or make one by "
+            f"{name} is a metric, and a scorer is needed: pass the name of one, or make one with "
             f"sklearn.metrics.make_scorer({name}, response_method=...)."
         )
     return GroupScorer(scoring, pos_label, aggregate)
@@ -669,8 +669,8 @@ def bootstrap_interval(
             )
         if np.isin(codes[inside], codes[fold_of != fold]).any():
             raise ValueError(
-                f"A group of fold {fold} is in another fold too, so that its detector was trained "
-                "on photographs related to those it was tested on: split by group."
+                f"A group of fold {fold} is in another fold too, so its detector was trained on "
+                "photographs related to those it was tested on: split by group."
             )
         order = inside[np.argsort(codes[inside], kind="stable")]
         parts.append(np.split(order, np.flatnonzero(np.diff(codes[order])) + 1))

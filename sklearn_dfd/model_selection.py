@@ -205,7 +205,7 @@ class OriginalsSplit(BaseCrossValidator):
         if len(lost):
             raise ValueError(
                 f"{len(lost)} of {len(label)} rows, starting with row {lost[0]}, are views whose "
-                "photograph is not in X, so that the side they belong on is unknown: put the "
+                "photograph is not in X, so the side that they belong on is unknown: put the "
                 "photograph into X, or give them its group."
             )
         return originals, label

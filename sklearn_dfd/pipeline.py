@@ -273,7 +273,7 @@ def _check_names(of_features: Set[str], of_classifier: Set[str], preset: str | N
         raise TypeError(
             "make_deepfake_pipeline takes no on_error: the classifier cannot use rows of NaN. "
             "Leave unusable images out before fit (ImageError.failures lists them all); detect "
-            "goes on past them."
+            "judges the others."
         )
     known = of_classifier | MobileNetV2Features().get_params().keys()
     for name in sorted(of_features - known):

@@ -100,10 +100,10 @@ def find_weights(
         one.
     """
     wanted = (
-        "this transformer was saved without its weights, and needs them now (fingerprint "
+        "this transformer was saved without its weights and needs them now (fingerprint "
         f"{expected})"
     )
-    todo = "Name them by set_params(weights=<path of the state dict that it was fitted with>)."
+    todo = "Name them with set_params(weights=<path of the state dict that it was fitted with>)."
     try:
         arrays = load_weights(weights)
     except WeightsError as error:
@@ -111,7 +111,7 @@ def find_weights(
     arrays = {name: arrays[name] for name in names}
     found = fingerprint(arrays)
     if found != expected:
-        raise WeightsError(f"{wanted}: weights={weights!r} are others ({found}). {todo}")
+        raise WeightsError(f"{wanted}: weights={weights!r} are different ones ({found}). {todo}")
     return arrays
 
 
@@ -169,7 +169,7 @@ def _download(path: Path) -> None:
             f"  They are at         {IMAGENET_URL}\n"
             f"  Put them by hand at {path}\n"
             "  Or pass weights=<path of a mobilenet_v2 state dict>, or weights=None for random "
-            "weights, which detect far less."
+            "weights, with which a detector is far worse."
         ) from error
 
 
@@ -181,7 +181,7 @@ def _read(path: Path, verify: bool, _version: object) -> dict[str, npt.NDArray[n
         if not digest.startswith(_imagenet_hash()):
             raise WeightsError(
                 f"{path} is damaged or not the file that it is named after: its SHA-256 starts "
-                f"with {digest[:8]}, not {_imagenet_hash()}. Delete it, and it is downloaded "
+                f"with {digest[:8]}, not {_imagenet_hash()}. Delete it to have it downloaded "
                 f"again from {IMAGENET_URL}."
             )
     if not path.is_file():

@@ -353,7 +353,7 @@ def test_unreadable_sources_are_named(features, path, tmp_path):
     assert [row for row, _, _ in caught.value.failures] == [1, 2]
     message = str(caught.value)
     assert f"row 1 (view of '{tmp_path / 'missing.jpg'}'): the file does not exist" in message
-    assert f"row 2 (view of '{tmp_path / 'text.jpg'}'): the bytes are of no image" in message
+    assert f"row 2 (view of '{tmp_path / 'text.jpg'}'): the bytes are not in an image" in message
     with pytest.raises(ImageError, match=r"row 1 \(view of '.*broken\.png'\): .* truncated or dam"):
         features.transform([path, X[3]])
     with pytest.raises(ImageError, match=r"row 0 \(view of int\): it is of type int"):

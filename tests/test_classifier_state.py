@@ -96,7 +96,7 @@ def test_warm_start_goes_on(head, head_data):
     head.fit(X, y)
     assert [row["epoch"] for row in head.history_] == list(range(1, 9))
     assert head.history_[4]["train_loss"] < loss
-    with pytest.raises(ValueError, match="warm_start=True goes on with the classes"):
+    with pytest.raises(ValueError, match="warm_start=True continues with the classes"):
         head.fit(X, y + 1)
     with pytest.raises(ValueError, match="features"):
         head.fit(X[:, 1:], y)

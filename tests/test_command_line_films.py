@@ -120,7 +120,7 @@ def test_a_film_of_which_no_frame_can_be_used(saved, mixed, monkeypatch, ending)
     monkeypatch.setattr(film_pool.OpenFilm, "image_at", fail)
     done = run("detect", saved / f"detector.{ending}", mixed / "a.mp4", *OPTIONS)
     (row,) = rows_of(done)
-    assert row["error"].startswith("none of 4 images can be used, such as ")
+    assert row["error"].startswith("none of 4 images can be used, for example ")
     assert "a.mp4' at 0." in row["error"] and row["error"].endswith(" s: the film is damaged")
     assert (row["n_judged"], row["n_not_judged"], done.exit_code) == (0, 4, 3)
 
@@ -144,8 +144,8 @@ def test_unsure(saved, mixed, ending):
         assert row["label"] is None and row["reading"] == "not sure" and row["error"] == ""
         assert 0 < row["probability_fake"] < 1
     assert "1 photograph and 1 film: 2 not sure." in done.stderr
-    assert "outside of the band of 0 to 1 are wrong is known only if" in done.stderr
-    assert "was chosen on such photographs in such groups" in done.stderr
+    assert "outside the band of 0 to 1 are wrong is known only if" in done.stderr
+    assert "chosen on photographs like these, in groups like these" in done.stderr
     for band, label, code in ((("-inf", "0"), "fake", 1), (("1", "inf"), "real", 0)):
         done = run("detect", *given, "--unsure", *band)
         assert [row["label"] for row in rows_of(done)] == [label] * 2 and done.exit_code == code

@@ -75,7 +75,7 @@ def test_a_row_for_each_image(pipe, files):
     assert (table["error"][good] == "").all()
     assert table["probability_fake"][BAD].isna().all() and table["label"][BAD].isna().all()
     assert table["error"][1] == "the file does not exist"
-    assert table["error"][4] == "the bytes are of no image format that can be read"
+    assert table["error"][4] == "the bytes are not in an image format that can be read"
     assert "truncated or damaged" in table["error"][10]
     for row in range(12):
         if row in BAD:

@@ -236,7 +236,7 @@ def test_what_cannot_be_judged_is_counted(pipe, films, monkeypatch):
         assert table.loc[film, "reading"] == f"called {table.loc[film, 'label']}"
     row = table.loc["c"]
     assert row["error"] == (
-        f"none of 4 images can be used, such as {str(paths[2])!r}: the file does not exist"
+        f"none of 4 images can be used, for example {str(paths[2])!r}: the file does not exist"
     )
     assert row["reading"] == f"not judged: {row['error']}"
     assert row["label"] is None and np.isnan(row["probability_fake"] + row["share_fake"])

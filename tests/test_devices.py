@@ -447,7 +447,7 @@ def test_a_batch_too_large_is_halved(error, limit, n_warnings):
 def test_one_row_too_large_is_an_error():
     run = small_memory(None, 0, torch.cuda.OutOfMemoryError("CUDA out of memory"))
     with (
-        pytest.warns(UserWarning, match="too small for 2 rows at once: going on with 1"),
+        pytest.warns(UserWarning, match="too small for 2 rows at once: continuing with 1"),
         pytest.raises(torch.cuda.OutOfMemoryError),
     ):
         in_halves(run, np.zeros((2, 2)), np.concatenate)
@@ -495,7 +495,7 @@ def test_predictions_where_the_memory_is_small(monkeypatch):
     expected = clf.fit(X, y).predict_proba(X)
     small = small_memory(clf.net_.infer, 40, RuntimeError("CUDA out of memory"))
     monkeypatch.setattr(clf.net_, "infer", small)
-    with pytest.warns(UserWarning, match="too small for 64 rows at once: going on with 32"):
+    with pytest.warns(UserWarning, match="too small for 64 rows at once: continuing with 32"):
         probabilities = clf.predict_proba(X)
     assert small.sizes == [64, 32, 32, 6]
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)

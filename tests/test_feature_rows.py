@@ -74,7 +74,7 @@ def test_another_layer_is_refused_where_the_width_fits(features_layer, layer):
     with pytest.raises(ValueError) as raised:
         tail(layer).fit(rows, Y)
     assert f"MobileNetV2Features(layer={features_layer!r})" in str(raised.value)
-    assert f"goes on after layer={layer!r}" in str(raised.value)
+    assert f"continues after layer={layer!r}" in str(raised.value)
 
 
 def test_the_hint_of_the_error_works(images):
@@ -105,13 +105,13 @@ def test_in_a_search_a_nonsense_pair_has_no_score(images):
     ],
 )
 def test_another_layer_is_refused_within_meta_estimators(images, around):
-    with pytest.raises(ValueError, match="goes on after layer=15"):
+    with pytest.raises(ValueError, match="continues after layer=15"):
         around(pipeline(16, 15)).fit(images, Y)
 
 
 def test_workers_refuse_it_too(images):
     rows = MobileNetV2Features(16, weights=None, image_size=SIDE).fit_transform(images)
-    with pytest.raises(ValueError, match="goes on after layer=15"):
+    with pytest.raises(ValueError, match="continues after layer=15"):
         cross_val_score(tail(15), rows, Y, cv=2, n_jobs=2, error_score="raise")
 
 
@@ -151,14 +151,14 @@ def test_fitting_again_takes_the_new_layer(images):
     pipe = pipeline(15, 15).fit(images, Y)
     pipe.set_params(features__layer=16, classifier__layer=16).fit(images, Y).predict(images)
     warm = pipe.set_params(classifier__warm_start=True, features__layer=17)
-    with pytest.raises(ValueError, match="goes on after layer=16"):
+    with pytest.raises(ValueError, match="continues after layer=16"):
         warm.fit(images, Y)
 
 
 def test_column_names_tell_the_layer(images):
     features = MobileNetV2Features(16, weights=None, image_size=SIDE).set_output(transform="pandas")
     table = features.fit_transform(images)
-    with pytest.raises(ValueError, match="goes on after layer=15"):
+    with pytest.raises(ValueError, match="continues after layer=15"):
         tail(15).fit(table, Y)
     assert origin_of(table.iloc[2:4]) == Origin(16, None, None)
     assert origin_of(pd.DataFrame({"a": [1.0]})) is None

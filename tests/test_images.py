@@ -475,7 +475,7 @@ def test_view_of_what_cannot_be_read(source, error):
 
 
 def test_header_of_a_view_is_that_of_its_source():
-    with pytest.raises(ValueError, match="no image format"):
+    with pytest.raises(ValueError, match="not in an image format"):
         check_header(read_source(Half(Half(b"1234"))))
 
 

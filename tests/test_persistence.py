@@ -228,7 +228,7 @@ def test_other_weights_than_those_left_out_are_an_error(transformer, photos, wei
     with pytest.raises(WeightsError) as error:
         loaded.transform(photos.data)
     assert f"fingerprint {transformer.fingerprint_}" in str(error.value)
-    assert "mobilenet_v2.pth" in str(error.value) and "are others" in str(error.value)
+    assert "mobilenet_v2.pth" in str(error.value) and "are different ones" in str(error.value)
     assert loaded.set_params(weights=None).transform(photos.data).shape[0] == 12
 
 

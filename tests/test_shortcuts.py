@@ -268,7 +268,7 @@ WITH = photo()[:2]  # start of the image
 REST = photo()[2:]
 BROKEN = {
     "no bytes": (b"", "no bytes"),
-    "nothing": (b"\0" * 99, "no image format"),
+    "nothing": (b"\0" * 99, "not in an image format"),
     "cut in a segment": (photo()[:30], "cut off"),
     "cut between segments": (photo()[:20], "cut off"),
     "no frame": (WITH + b"\xff\xda\0\2", "how large"),
@@ -281,8 +281,8 @@ BROKEN = {
     ),
     "fill bytes": (WITH + b"\xff" * 2**17 + REST, "no segment where one should begin"),
     "many segments": (WITH + segment(0xFE, b"") * (MAX_SEGMENTS + 1) + REST, "more than 2,000"),
-    "cut PNG": (photo("PNG")[:20], "damaged|no image format"),
-    "an icon": (photo("ICO"), "no image format"),
+    "cut PNG": (photo("PNG")[:20], "damaged|not in an image format"),
+    "an icon": (photo("ICO"), "not in an image format"),
     "page": (b"<!DOCTYPE html><html>", "web page"),
 }
 

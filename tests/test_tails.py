@@ -121,7 +121,7 @@ def test_fits_repeat_and_are_saved(blocks, block_data):
         ValueError, match=r"n_tails were \(15, \(32,\), 2\), not \(15, \(32,\), 3\)"
     ):
         loaded.set_params(n_tails=3).fit(X, y)
-    with pytest.raises(ValueError, match=r"^partial_fit goes on .* 2\), not \(15, \(32,\), 3\)"):
+    with pytest.raises(ValueError, match=r"^partial_fit continues .* 2\), not \(15, \(32,\), 3\)"):
         loaded.partial_fit(X, y)
 
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 Aggregate = Literal["mean_log_odds", "median"]
 AGGREGATES = ("mean_log_odds", "median")
 
-#: The column of the class to detect, the probability up to which the other class is called, and
-#: the probability from which on this one is; in between neither is.
+#: The column of the class to detect, the highest probability at which the other class is called,
+#: and the lowest at which this one is; in between, neither is called.
 Rule = tuple[int, float, float]
 
 UNSURE = -1  # in place of a column, where neither class is called
@@ -22,21 +22,21 @@ _LEAST = 1e-6
 # least probability of the class that an image is called, and how a calibrated detector words it
 _WORDS = ((0.9, "very likely"), (0.7, "likely"), (0.0, "uncertain, leaning to"))
 _CALIBRATED = (
-    "The probabilities are calibrated: they hold where the classes are mixed as in the photographs "
-    "that the detector was calibrated on."
+    "The probabilities are calibrated: they hold for photographs with the same mix of classes as "
+    "those that the detector was calibrated on."
 )
 _UNCALIBRATED = (
-    "The probabilities are not calibrated, so that one near 0 or 1 does not mean that the detector "
-    "is likely to be right: calibrate it by sklearn.calibration.CalibratedClassifierCV."
+    "The probabilities are not calibrated, so one near 0 or 1 does not mean that the detector is "
+    "likely to be right: calibrate it with sklearn.calibration.CalibratedClassifierCV."
 )
 _OF_GROUPS = (
     "The probability of a group combines those of its images. It ranks groups, but one near 0 or 1 "
-    "does not mean that the detector is likely to be right, not even where the probabilities of "
-    "images are calibrated."
+    "does not mean that the detector is likely to be right, even if the probabilities of images "
+    "are calibrated."
 )
 _UNSURE = (
-    "How often the answers outside of the band of {} to {} are wrong is known only if the band "
-    "was chosen on such photographs{}, see sklearn_dfd.metrics.choose_unsure_band."
+    "How often the answers outside the band of {} to {} are wrong is known only if the band was "
+    "chosen on photographs like these{}; see sklearn_dfd.metrics.choose_unsure_band."
 )
 
 
@@ -117,7 +117,7 @@ def by_rule(probability: npt.NDArray[np.floating[Any]], rule: Rule) -> npt.NDArr
 
 
 def none_usable(n_images: int, first: str, error: str) -> str:
-    """Say what is wrong with a group of which no image can be used.
+    """Say what is wrong with a group none of whose images can be used.
 
     Parameters
     ----------
@@ -133,7 +133,9 @@ def none_usable(n_images: int, first: str, error: str) -> str:
     error : str
     """
     reason = f"{first}: {error}"
-    return f"none of {n_images} images can be used, such as {reason}" if n_images > 1 else reason
+    if n_images == 1:
+        return reason
+    return f"none of {n_images} images can be used, for example {reason}"
 
 
 def note_on(calibrated: bool, by_group: bool, band: tuple[float, float] | None) -> str:
@@ -158,20 +160,20 @@ def note_on(calibrated: bool, by_group: bool, band: tuple[float, float] | None) 
 
 
 def note_on_band(band: tuple[float, float], by_group: bool) -> str:
-    """Return a sentence on what answers outside of a band are worth.
+    """Return a sentence on how far to trust answers outside a band.
 
     Parameters
     ----------
     band : tuple of two floats
         The probabilities between which the answer is "not sure".
     by_group : bool
-        Whether the answers are those on groups.
+        Whether the answers are for groups.
 
     Returns
     -------
     note : str
     """
-    return _UNSURE.format(*map("{:.3g}".format, band), " in such groups" if by_group else "")
+    return _UNSURE.format(*map("{:.3g}".format, band), ", in groups like these" if by_group else "")
 
 
 def reading_of(label: Any, sure: float, error: str, calibrated: bool, n_classes: int) -> str:

@@ -114,7 +114,7 @@ def check_origin(
     if layer not in ("pool", origin.layer):
         raise ValueError(
             f"{name} was made by MobileNetV2Features(layer={origin.layer!r}), but this classifier "
-            f"goes on after layer={layer!r}. Both steps must be cut at one layer: "
+            f"continues after layer={layer!r}. Both steps must be cut at the same layer: "
             f"make_deepfake_pipeline(layer={origin.layer!r}), or in a search "
             'param_grid=[{"features__layer": [k], "classifier__layer": [k]} for k in (10, 15)].'
         )

@@ -103,14 +103,14 @@ def load_files(
 
     lost = len(set(classes)) < len(class_folders)
     if failures and (lost or on_error == "raise"):
-        hint = "Repair or remove them, or pass on_error='warn' to go on without them"
+        hint = "Repair or remove them, or pass on_error='warn' to continue without them"
         hint += f", which takes one usable {kind[:-1]} of each class." if lost else "."
         raise ImageError(failures, len(files), hint=hint, n_shown=None)
     if unmatched:
         raise ValueError(
             f"group_pattern finds nothing in the paths of {len(unmatched)} of {len(paths)} {kind}, "
-            "so that nothing tells which group they are in. It is given the path within the class "
-            f"folder, such as {files[0][2].as_posix()!r}. Change the pattern or rename the files: "
+            f"so their groups are not known. It sees the path within the class folder, such as "
+            f"{files[0][2].as_posix()!r}. Change the pattern or rename the files: "
             f"{quoted(unmatched)}."
         )
     left_out = "".join(f"\n  {describe(name)}: {reason}" for _, name, reason in failures)

@@ -107,7 +107,7 @@ def extract_feature_matrix(
         ]
     if path.exists():
         raise FileExistsError(
-            f"{path} exists: delete it, or read it by np.load(path, mmap_mode='r')."
+            f"{path} exists: delete it, or read it with np.load(path, mmap_mode='r')."
         )
     part = path.with_name(f"{path.name}.part")
     part.mkdir(parents=True, exist_ok=True)

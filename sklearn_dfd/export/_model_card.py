@@ -368,7 +368,7 @@ def _tested_on(
 def _shortcuts(report: ShortcutReport | None) -> str:
     """Say how well the classes can be told apart without looking at the photographs."""
     if report is None:
-        return "Whether headers and metadata of the files give the labels away was not checked."
+        return "Whether headers and metadata of the files reveal the labels was not checked."
     low, high = report.interval
     text = (
         f"A rule that sees the headers and metadata of the files and no pixels has a ROC AUC of "

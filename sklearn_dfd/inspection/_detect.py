@@ -284,7 +284,7 @@ def _checked_band(unsure: Any, threshold: float | None) -> tuple[float, float]:
     """Return the ends of the band of "not sure", or raise a ValueError."""
     if threshold is not None:
         raise ValueError(
-            "threshold and unsure both say from which probability on pos_label is called: pass one "
+            "threshold and unsure both set the probability at which pos_label is called: pass one "
             "of them."
         )
     try:

@@ -54,7 +54,7 @@ def _check_unlabelled(folder: str) -> int:
     _say_groups(sources)
     click.echo(
         "There are no subfolders, and so no labels: what a split would leak, and whether headers "
-        "give the labels away, is left out."
+        "reveal the labels, was not checked."
     )
     click.echo(
         f"\nIn short: {n_usable:,} photographs from {_n_groups(sources):,} sources, {_SEEN}; files "
@@ -74,10 +74,10 @@ def _check_labelled(folder: str, photographs: Labelled) -> None:
     _say_groups(sources, labels)
     n_groups = _n_groups(photographs.groups)
     if n_groups < _n_groups(sources):
-        click.echo(f"With those that share a subfolder or a key they form {n_groups:,} groups.")
+        click.echo(f"With those that share a subfolder or a key, they form {n_groups:,} groups.")
     leaked = _leaked(labels, photographs.groups)
     if leaked is None:
-        split = "What a plain split leaks is not looked at, since a class has too few photographs"
+        split = "What a plain split leaks was not checked, since a class has too few photographs"
     else:
         split = (
             f"In a plain split into {_FOLDS} folds {leaked:,} of {n:,} photographs "
@@ -86,14 +86,14 @@ def _check_labelled(folder: str, photographs: Labelled) -> None:
     click.echo(f"{split}.")
     report = shortcuts_of(photographs)
     if isinstance(report, str):
-        headers = "headers and metadata were not looked at"
-        click.echo(f"\nHeaders and metadata are not looked at: {report}.")
+        headers = "headers and metadata were not checked"
+        click.echo(f"\nHeaders and metadata were not checked: {report}.")
     else:
         click.echo(f"\n{report}")
         low, high = report.interval
-        verdict = "give" if report.excludes_chance else "do not demonstrably give"
+        verdict = "reveal" if report.excludes_chance else "are not shown to reveal"
         headers = (
-            f"headers and metadata {verdict} the labels away (ROC AUC {report.roc_auc:.2f}, 95 % "
+            f"headers and metadata {verdict} the labels (ROC AUC {report.roc_auc:.2f}, 95 % "
             f"interval {low:.2f} to {high:.2f})"
         )
     click.echo(
@@ -113,13 +113,13 @@ def _say_groups(
     text = f"They come from {len(sizes):,} sources, {_SEEN}"
     if (several := sizes[sizes > 1]).size:
         text += (
-            f". Sources of more than one photograph: {len(several):,}, the largest of "
+            f". Sources with more than one photograph: {len(several):,}, the largest with "
             f"{several.max():,}"
         )
         if labels is not None:
             in_pairs = set(zip(sources.tolist(), labels.tolist(), strict=True))
             mixed = Counter(source for source, _ in in_pairs)
-            text += f"; of photographs in two classes: {sum(n > 1 for n in mixed.values()):,}"
+            text += f"; with photographs in two classes: {sum(n > 1 for n in mixed.values()):,}"
     click.echo(f"{text}.")
 
 

@@ -66,20 +66,21 @@ def _folder(command: Any) -> Any:
     command = click.option(
         "--group-pattern",
         metavar="REGEX",
-        help="What photographs of one group share in their path within the class folder, such as "
-        r"'(vid\d+)_frame'. Without it, photographs in subfolders of the same name form a group.",
+        help="Regular expression for what photographs of one group share in their path within the "
+        r"class folder, such as '(vid\d+)_frame'. Without it, photographs in subfolders of the "
+        "same name form a group.",
     )(command)
     command = click.option(
         "--class-names",
         nargs=2,
         metavar="NAME NAME",
-        help="The two subfolders that are the classes, the one to be detected last, as in "
-        "--class-names real fake. Without it all subfolders are classes.",
+        help="Names of the two subfolders that are the classes, with the class to detect last, as "
+        "in --class-names real fake. Without it, all subfolders are classes.",
     )(command)
     return click.argument("folder", type=click.Path(exists=True, file_okay=False))(command)
 
 
-_overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace existing files.")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -98,10 +99,10 @@ def main() -> None:
 def check(folder: str, class_names: tuple[str, str] | None, group_pattern: str | None) -> None:
     """Say what is in FOLDER before a detector is trained on it.
 
-    FOLDER has one subfolder per class. Names the files that cannot be read, counts photographs of
-    the same source, says what a plain split would leak, and whether headers and metadata give the
-    labels away. Without subfolders there are no labels, and only the first two are done. Exits
-    with 3 if files cannot be read.
+    FOLDER has one subfolder per class. The command names the files that cannot be read, counts
+    photographs of the same source, and says what a plain split would leak and whether headers and
+    metadata reveal the labels. Without subfolders there are no labels, and only the first two are
+    done. Exits with 3 if files cannot be read.
     """
     from sklearn_dfd._core.command_line.checking import check_folder
 
@@ -130,14 +131,20 @@ def check(folder: str, class_names: tuple[str, str] | None, group_pattern: str |
     "--weights",
     metavar="FILE",
     default="imagenet",
-    help="File of MobileNetV2's weights. Without it the ImageNet weights are downloaded once.",
+    help="File of MobileNetV2's weights. Without it, the ImageNet weights are downloaded once.",
 )
 @click.option(
     "--pos-label",
     metavar="NAME",
     help="The class to detect: by default the last of --class-names, or 'fake' if there is one.",
 )
-@click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    default=5,
+    show_default=True,
+    help="Number of folds of the cross-validation.",
+)
 @click.option(
     "--calibrate/--no-calibrate",
     default=True,
@@ -149,15 +156,20 @@ def check(folder: str, class_names: tuple[str, str] | None, group_pattern: str |
     type=click.Path(file_okay=False),
     help="Folder in which features are kept for the next run.",
 )
-@click.option("--device", default="auto", show_default=True, help="Such as cpu or cuda:0.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Device to compute on, such as cpu or cuda:0.",
+)
 @_overwrite
 def train(**options: Any) -> None:
     """Train a detector on FOLDER, which has one subfolder per class.
 
-    Photographs of the same source are found and kept together, the detector is cross-validated
-    by group, calibrated, trained on all photographs and saved. The last lines are its score, with
-    a 95 % interval, what guessing reaches, and a band for detect --unsure. Files that cannot be
-    read are named and left out.
+    The command finds photographs of the same source and keeps them together, cross-validates the
+    detector by group, calibrates it, trains it on all photographs and saves it. The last lines are
+    its score with a 95 % interval, the score of guessing, and a band for detect --unsure. Files
+    that cannot be read are named and left out.
     """
     from sklearn_dfd._core.command_line.training import train_detector
 
@@ -172,52 +184,57 @@ def train(**options: Any) -> None:
 @click.option(
     "--pos-label",
     metavar="NAME",
-    help="The class to detect. By default 'fake' if there is one, else 1 of 0 and 1.",
+    help="The class to detect. By default 'fake' if there is such a class, or 1 if the classes are "
+    "0 and 1.",
 )
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    help="Probability from which on a photograph or a film is called --pos-label.",
+    help="Lowest probability at which a photograph or a film is called --pos-label.",
 )
 @click.option(
     "--unsure",
     nargs=2,
     type=float,
     metavar="LOW HIGH",
-    help="Probabilities between which the answer is 'not sure'. From HIGH on a photograph or a "
-    "film is called --pos-label, up to LOW the other class. The train command suggests a band.",
+    help="Probabilities between which the answer is 'not sure'. At HIGH or above, a photograph or "
+    "a film is called --pos-label; at LOW or below, the other class. The train command suggests a "
+    "band.",
 )
 @click.option(
     "--frames-per-video",
     type=click.IntRange(1),
     default=16,
     show_default=True,
-    help="Number of frames of each film that are judged, at even intervals of time.",
+    help="Number of frames to judge per film, at even intervals of time.",
 )
 @click.option(
-    "--fail-on", metavar="NAME", help="Exit with 1 if a photograph or a film is called this."
+    "--fail-on", metavar="NAME", help="Exit with 1 if a photograph or a film is called this class."
 )
 @click.option(
-    "--null", "-0", is_flag=True, help="Paths on standard input end with a zero byte, not a line."
+    "--null",
+    "-0",
+    is_flag=True,
+    help="Paths on standard input end with a zero byte instead of a line break.",
 )
 @_overwrite
 def detect(**options: Any) -> None:
     """Judge photographs and films with a DETECTOR, the file of a trained detector.
 
-    PATH is a photograph, a film, a folder, of which all image files and films are judged, or - for
-    a list of paths on standard input, one per line. There is a row for each photograph and film,
-    in order; one that cannot be read has a row that says why.
+    PATH is a photograph, a film (a video file), a folder, or - for a list of paths on standard
+    input, one per line. In a folder, all image files and films are judged. There is a row for each
+    photograph and film, in order; one that cannot be read has a row that says why.
 
     A film gets one answer, which combines those of its frames: the mean of their log-odds. A file
-    is a film if its name ends in .mp4, .mov, .mkv, .webm, .avi or the like. PyAV must be
-    installed, which is the extra "video" of this package.
+    is a film if its name ends in .mp4, .mov, .mkv, .webm, .avi or the like. Films need PyAV, which
+    comes with the extra "video" of this package.
 
-    A .joblib file runs code when it is loaded: load only what comes from people you trust. A
-    .skops file loads the types of this package and of scikit-learn alone, and an .onnx file runs
-    no code; for the latter torch is not imported, so that the command starts faster.
+    A .joblib file runs code when it is loaded: load only what comes from people you trust. From a
+    .skops file, only types of this package and of scikit-learn are loaded, and an .onnx file runs
+    no code. An .onnx file also starts faster, since torch is not imported.
 
-    Exits with 1 if a photograph or a film is called what --fail-on names, for which "not sure" does
-    not count; otherwise with 3 if files could not be read; otherwise with 0.
+    Exits with 1 if a photograph or a film is called what --fail-on names ("not sure" does not
+    count), otherwise with 3 if files could not be read, otherwise with 0.
     """
     from sklearn_dfd._core.command_line.detecting import detect_all
 

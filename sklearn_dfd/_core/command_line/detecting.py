@@ -35,9 +35,9 @@ def detect_all(
 ) -> int:
     """Judge photographs and films, write a row for each, and return the exit code."""
     if csv is not None and json:
-        raise click.UsageError("--csv and --json exclude one another.")
+        raise click.UsageError("--csv and --json cannot be combined.")
     if threshold is not None and unsure is not None:
-        raise click.UsageError("--threshold and --unsure exclude one another.")
+        raise click.UsageError("--threshold and --unsure cannot be combined.")
     if unsure is not None and not unsure[0] <= unsure[1]:
         raise click.UsageError(
             f"--unsure {unsure[0]:g} {unsure[1]:g}: the lower probability comes first."
@@ -62,7 +62,7 @@ def detect_all(
                 detected |= alarm is not None and any(row["label"] == alarm for row in rows)
                 bar.update(len(rows))
     except KeyboardInterrupt:
-        click.echo(f"{output.n_written} rows are written, and complete.", err=True)
+        click.echo(f"{output.n_written} rows were written, all of them complete.", err=True)
         raise
     finally:
         output.close()
@@ -73,7 +73,7 @@ def detect_all(
 
 
 def _chunks(found: Iterable[_Found], n_frames: int) -> Iterator[list[_Found]]:
-    """Yield what comes next in lists of few images, of which a film is several."""
+    """Yield what comes next in lists of few images; a film counts as several."""
     chunk: list[_Found] = []
     n_images = 0
     for path, fault in found:
@@ -87,7 +87,7 @@ def _chunks(found: Iterable[_Found], n_frames: int) -> Iterator[list[_Found]]:
 
 
 def _judged(detector: Detector, chunk: list[_Found], n_frames: int) -> list[Row]:
-    """Return the row of each photograph and film, also of those that are known to be none."""
+    """Return the row of each photograph and film, including what is known to be neither."""
     photographs: dict[int, str] = {}
     films: dict[int, list[VideoFrame]] = {}
     rows: dict[int, Row] = {}

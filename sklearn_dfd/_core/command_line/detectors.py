@@ -30,7 +30,7 @@ from sklearn_dfd._core.images.sources import describe
 from sklearn_dfd._core.messages import brief
 from sklearn_dfd._core.validation import Label, import_extra
 
-#: All that a skops file may hold beside the types that skops trusts: docs/saving.md names them.
+#: All that a skops file may hold in addition to the types that skops trusts; see docs/saving.md.
 TRUSTED = (
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
@@ -83,7 +83,7 @@ def load_detector(
     pos_label : str or None
         The class to detect, as on the command line.
     threshold : float or None
-        The probability from which on it is called so.
+        The lowest probability at which it is called.
     unsure : tuple of two floats, or None
         The probabilities between which the answer is "not sure".
 
@@ -94,7 +94,7 @@ def load_detector(
     Raises
     ------
     ValueError
-        If the file is not that of a detector, or a skops file holds types that are not trusted.
+        If the file does not hold a detector, or a skops file holds types that are not trusted.
     """
     ending = Path(path).suffix.lower()
     if ending == ".onnx":
@@ -193,8 +193,8 @@ class _OnnxDetector:
     """A detector that `sklearn_dfd.export.to_onnx` wrote: onnxruntime is all that it needs."""
 
     note = (
-        "The probabilities are not calibrated, so that one near 0 or 1 does not mean that the "
-        "detector is likely to be right: an ONNX file holds no calibration."
+        "The probabilities are not calibrated, so one near 0 or 1 does not mean that the detector "
+        "is likely to be right: an ONNX file holds no calibration."
     )
 
     def __init__(

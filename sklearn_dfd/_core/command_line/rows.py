@@ -117,7 +117,7 @@ def _remark(row: Row) -> str:
 
 def _as_csv(rows: Sequence[Sequence[Any]]) -> str:
     lines: list[str] = []
-    # its usual end of line, since what is in that is quoted: both characters may be in names
+    # with its usual end of line, whose two characters it quotes: names may hold either
     csv.writer(SimpleNamespace(write=lines.append)).writerows(rows)
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
@@ -131,6 +131,6 @@ def refuse_to_overwrite(path: str | None, overwrite: bool) -> None:
     """Raise a usage error where a file would be replaced."""
     if path not in (None, "-") and not overwrite and os.path.lexists(str(path)):
         raise click.UsageError(
-            f"{click.format_filename(str(path))} exists: name another file, or replace it by "
-            "--overwrite."
+            f"{click.format_filename(str(path))} exists: name another file, or pass --overwrite to "
+            "replace it."
         )

@@ -126,7 +126,7 @@ def _replacing(path: str | None) -> Iterator[str]:
         return
     folder, name = os.path.split(path)
     unfinished = os.path.join(folder, f".unfinished-{os.getpid()}-{name}")
-    # now, so that a folder that is missing or cannot be written to is found out at once
+    # now, so that an error about a missing or read-only folder comes at once
     open(unfinished, "xb").close()
     try:
         yield unfinished
@@ -145,7 +145,7 @@ def _splits(photographs: Labelled, folds: int) -> _Splits:
     if len(photographs.classes) != 2:
         raise click.UsageError(
             f"A detector tells two classes apart, and there are {len(photographs.classes)}: name "
-            "two of them by --class-names."
+            "two of them with --class-names."
         )
     few = too_few_groups(labels, groups, folds, "photographs")
     if few:
@@ -238,7 +238,7 @@ def _column(photographs: Labelled, positive: Label) -> int:
 
 
 def _band(photographs: Labelled, probability: npt.NDArray[np.float64], positive: Label) -> str:
-    """Say between which probabilities `detect` had better not answer."""
+    """Say between which probabilities `detect` should not answer."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an end of the band that is infinite says the same
@@ -251,14 +251,14 @@ def _band(photographs: Labelled, probability: npt.NDArray[np.float64], positive:
             )
     except ValueError:
         return (
-            "Between which probabilities an answer is too often wrong is not known from so few "
-            "photographs, or so many errors."
+            "No band for detect --unsure is suggested: there are too few photographs, or too many "
+            "errors."
         )
     # rounded so that the band becomes wider
     low, high = (round_(end * 1000) / 1000 for round_, end in ((np.floor, low), (np.ceil, high)))
     return (
         f"With detect --pos-label {positive} --unsure {low:g} {high:g}, {answered:.0%} of such "
-        f"photographs get an answer, and of either answer at most {_MAX_ERROR:.0%} are wrong (with "
+        f"photographs get an answer, and at most {_MAX_ERROR:.0%} of either answer are wrong (with "
         "a confidence of 95 %)."
     )
 
@@ -278,18 +278,18 @@ def _say(
         f"{photographs.n_unreadable:,}."
     )
     if isinstance(report, str):
-        click.echo(f"Headers and metadata were not looked at: {report}.")
+        click.echo(f"Headers and metadata were not checked: {report}.")
     elif report.excludes_chance:
         low, high = report.interval
         click.echo(
-            "Headers and metadata alone give the labels away: their ROC AUC is "
-            f"{report.roc_auc:.2f} ({low:.2f} to {high:.2f}), and the scores below may owe "
-            "something to that. sklearn-dfd check shows by what."
+            "Headers and metadata alone reveal the labels: their ROC AUC is "
+            f"{report.roc_auc:.2f} ({low:.2f} to {high:.2f}), and the scores below may be partly "
+            "due to that. sklearn-dfd check shows which attributes do it."
         )
     click.echo(
-        f"{click.format_filename(output)} is trained on all of them. Detectors that were trained "
-        f"in the same way, each tested on photographs of groups that it had not seen, in {folds} "
-        "folds (95 % intervals):"
+        f"{click.format_filename(output)} is trained on all of them. These are the scores of "
+        "detectors that were trained in the same way, each tested on photographs of groups that it "
+        f"had not seen, in {folds} folds (95 % intervals):"
     )
     most, count = counts.most_common(1)[0]
     auc, accuracy = scores
@@ -298,7 +298,7 @@ def _say(
 
 
 def _beside(score: _Interval, baseline: float, name: str) -> str:
-    """Put a score beside what takes no detector, and say if it may be no better."""
+    """Put a score next to one that takes no detector, and say if it may be no better."""
     value, low, high = score
-    no_better = ", so that this may be no better" if baseline >= low else ""
+    no_better = ", so this may be no better" if baseline >= low else ""
     return f"{value:.2f} ({low:.2f} to {high:.2f}); {name} reaches {baseline:.2f}{no_better}."

@@ -54,7 +54,7 @@ def check_array(image: npt.NDArray[np.generic], *, n_axes: int, name: str) -> No
 def _how_to_convert(image: npt.NDArray[np.generic], name: str) -> str:
     """Say how values of another dtype become uint8, by what they are."""
     if image.dtype.kind not in "biuf":
-        return "values like these are no pixels"
+        return "values of this type are not pixels"
     if image.size == 0:
         return f"{name}.astype(np.uint8)"
     if image.dtype.kind == "b":
@@ -65,8 +65,8 @@ def _how_to_convert(image: npt.NDArray[np.generic], name: str) -> str:
     found = f"its values are from {low:.4g} to {high:.4g}"
     if low < 0:
         return (
-            f"{found}, as after a normalisation: undo it first, such as {name} * std + mean, until "
-            "0 is black"
+            f"{found}, as after a normalisation: undo it first, for example with {name} * std + "
+            "mean, until 0 is black"
         )
     if image.dtype.kind == "f" and high <= 1:
         return f"{found}, convert them with np.rint(255 * {name}).astype(np.uint8)"

@@ -611,7 +611,7 @@ def _guarded(max_pixels: int | None) -> Iterator[None]:
         with _pillow_silenced(), _pillow_limit_lifted(max_pixels):
             yield
     except UnidentifiedImageError:
-        raise ValueError("the bytes are of no image format that can be read") from None
+        raise ValueError("the bytes are not in an image format that can be read") from None
     except Image.DecompressionBombError as error:
         raise ValueError(_too_large(str(error), max_pixels)) from None
     except _Fault as fault:

@@ -107,7 +107,7 @@ class FaceCrop(ImageView):
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin < float("inf"):
-            raise ValueError(f"margin is {self.margin!r}; it must be a finite number from 0 on.")
+            raise ValueError(f"margin is {self.margin!r}; it must be a finite number, 0 or more.")
         if self.on_missing not in ON_MISSING:
             raise ValueError(
                 f"on_missing is {self.on_missing!r}; it must be one of "

@@ -117,7 +117,7 @@ def why_unreadable(raw: bytes) -> str:
     -------
     reason : str
     """
-    reason = "the bytes are of no image format that can be read"
+    reason = "the bytes are not in an image format that can be read"
     plugin = _plugin_for(raw)
     if plugin is not None:
         return f"{reason}: it is a {plugin.name}, for which Pillow needs {plugin.package} (pip " + (

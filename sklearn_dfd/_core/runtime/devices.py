@@ -117,7 +117,7 @@ def in_halves(run: Callable[[Any], Any], rows: Any, join: Callable[[list[Any]], 
         torch.cuda.empty_cache()
     half = (len(rows) + 1) // 2
     warn_user(
-        f"The device's memory is too small for {len(rows)} rows at once: going on with {half}."
+        f"The device's memory is too small for {len(rows)} rows at once: continuing with {half}."
     )
     return join([in_halves(run, part, join) for part in (rows[:half], rows[half:])])
 

@@ -89,7 +89,7 @@ def read_header(source: Any) -> Header:
     if isinstance(source, Image.Image):
         source = vars(source).get("filename") or source
     if isinstance(source, ImageView):
-        raise NoHeaderError("it is made when it is needed, and is no file")
+        raise NoHeaderError("it is made when it is needed, and is not a file")
     if isinstance(source, Image.Image | np.ndarray):
         raise NoHeaderError(f"it is a {type_name(source)} in memory, which has no header")
     if isinstance(source, str | os.PathLike):

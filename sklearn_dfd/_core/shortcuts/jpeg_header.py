@@ -206,7 +206,7 @@ def _quantisation(content: bytes) -> dict[int, tuple[int, ...]]:
         step = 2 if wide else 1
         values = content[at + 1 : at + 1 + 64 * step]
         if len(values) < 64 * step:
-            raise ValueError("a quantisation table of it is cut off")
+            raise ValueError("one of its quantisation tables is cut off")
         tables[number] = tuple(
             int.from_bytes(values[i : i + step], "big") for i in range(0, len(values), step)
         )

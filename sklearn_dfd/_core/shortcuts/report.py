@@ -278,8 +278,8 @@ def _two_classes(y: npt.ArrayLike, n_images: int) -> npt.NDArray[Any]:
     if len(names) != 2:
         found = f"the labels {names[:10]}" if names else f"{kind} values"
         raise ValueError(
-            f"y holds {found}, and the files of two classes are compared: of several classes "
-            "compare one with the others, check_shortcuts(X, y == label), or leave some out."
+            f"y holds {found}, and the files of two classes are compared. With more classes, "
+            "compare one with all others, check_shortcuts(X, y == label), or leave some out."
         )
     return labels
 
@@ -360,8 +360,8 @@ def _warning(report: ShortcutReport) -> str:
     low, high = report.interval
     best = max(report.attributes, key=lambda row: row.roc_auc)
     return on_one_line(
-        f"The files give the labels away: a rule that sees their headers and no pixels has a ROC "
-        f"AUC of {report.roc_auc:.3f} ({100 * report.confidence:g} % interval {low:.3f} to "
+        f"The files reveal the labels: a rule that sees their headers and no pixels has a ROC AUC "
+        f"of {report.roc_auc:.3f} ({100 * report.confidence:g} % interval {low:.3f} to "
         f"{high:.3f}; 0.5 is chance). Most of it lies in: {best.attribute} ({best.example}). A "
         "detector may learn this instead of what the photographs show. Compare with its score on "
         "sklearn_dfd.augmentation.equalize_encoding(X), which gives all images the same header."
