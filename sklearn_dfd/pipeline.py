@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_deepfake_pipeline"]
 
-# by measurement: docs/real_and_fake_faces.md, benchmarks/settings.py
+# chosen by measurement: docs/real_and_fake_faces.md, benchmarks/settings.py
 _PRESETS: dict[str | None, dict[str, Any]] = {
     None: {"layer": 15, "image_size": 224},
     "accurate": {
@@ -166,31 +166,31 @@ def make_deepfake_pipeline(
     Parameters
     ----------
     layer : int or "pool", default=None
-        Where MobileNetV2 is cut: the last block of the frozen trunk, for both steps. None stands
-        for 15, or for the layer of the preset.
+        Where MobileNetV2 is cut: the last block of the frozen trunk, for both steps. None means 15,
+        or the layer of the preset.
 
     preset : {"accurate", "fast"}, default=None
-        ``"accurate"`` separates better and takes much longer to train: about 25 minutes of one
-        core for 1,300 photographs. It cuts the network at block 4 and trains its tail on each
-        photograph and eight views of it, with smoothed labels, more dropout, a one-cycle learning
-        rate and averaged weights. Its probabilities are means over both mirror images;
+        ``"accurate"`` separates better and takes much longer to train: about 25 minutes of one core
+        for 1,300 photographs. It cuts the network at block 4 and trains its tail on each photograph
+        and eight views of it, with smoothed labels, more dropout, a one-cycle learning rate and
+        averaged weights. Its probabilities are means over a photograph and its mirror image;
         ``n_tails=3`` averages over three trainings too, in three times the time. The result is
-        another kind of object, see Returns. ``"fast"`` fine-tunes nothing:
-        a logistic regression takes the means and standard deviations of block 13 on a grid of
-        3 x 3 cells, which fits in seconds once the features are computed.
+        another kind of object (see Returns). ``"fast"`` fine-tunes nothing: a logistic regression
+        takes the means and standard deviations of block 13 on a grid of 3 x 3 cells, which fits in
+        seconds once the features are computed.
 
     weights : "imagenet", path or None, default="imagenet"
-        Weights of both steps, see :class:`MobileNetV2Features`.
+        Weights of both steps; see :class:`MobileNetV2Features`.
 
     device : str, torch.device or list of str, default="auto"
         Device of both steps, or several to choose from.
 
     image_size : int, default=None
-        Side in pixels of the square that images are resized to (aspect ratio not kept). None
-        stands for 224, or for the size of the preset.
+        Side in pixels of the square that images are resized to (aspect ratio not kept). None means
+        224, or the size of the preset.
 
     memory : None, path, FeatureStore or MemoryStore, default=None
-        Where features are kept, by the content of the images, see :class:`MobileNetV2Features`.
+        Where features are kept, by the content of the images; see :class:`MobileNetV2Features`.
         ``Pipeline(memory=)`` of scikit-learn is something else: it keeps results by file name.
 
     n_jobs : int, default=None
@@ -223,7 +223,7 @@ def make_deepfake_pipeline(
     ValueError
         If there is no such preset.
     TypeError
-        If neither step has a parameter of that name, or it is ``on_error``.
+        If neither step has a parameter of a given name, or ``on_error`` is given.
 
     Examples
     --------

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["RobustnessDisplay", "distort", "evaluate_robustness"]
 
 _CHUNK = 64  # images judged together
-_CHUNK_PIXELS = 2**24  # number of pixels from which on no further image is added to a chunk
+_CHUNK_PIXELS = 2**24  # number of pixels at which a chunk is full
 _SCORES = {"accuracy": "Accuracy", "roc_auc": "ROC AUC"}
 _STYLES: tuple[dict[str, Any], ...] = (
     {"color": COLORS[0], "ls": "--"},
@@ -101,18 +101,18 @@ def evaluate_robustness(
         and ``decision_function`` or ``predict_proba``.
 
     X : sequence of n_images images
-        The images to test on, see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+        The images to test on; see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
     y : array-like of shape (n_images,)
-        Their labels, by position. Both classes must occur. Neither has to be named as the
-        positive one: accuracy and ROC AUC are the same for both.
+        Their labels, by position. Both classes must occur. It does not matter which one is
+        positive: accuracy and ROC AUC are the same for both.
 
     groups : array-like of shape (n_images,), default=None
         The group of each image. Groups are resampled as a whole for the intervals.
 
     distortions : dict of str to list of levels, default=None
-        The distortions and their levels, see :func:`~sklearn_dfd.robustness.distort`. None stands
-        for ``{"jpeg": [90, 70, 50, 30], "resize": [0.75, 0.5, 0.25], "blur": [1, 2, 3],
+        The distortions and their levels; see :func:`~sklearn_dfd.robustness.distort`. None means
+        ``{"jpeg": [90, 70, 50, 30], "resize": [0.75, 0.5, 0.25], "blur": [1, 2, 3],
         "noise": [5, 10, 20], "brightness": [0.5, 0.75, 1.25, 1.5]}``.
 
     n_resamples : int, default=500
@@ -145,7 +145,7 @@ def evaluate_robustness(
         accuracy_low, accuracy_high, roc_auc_low, roc_auc_high : float64
             The ends of their confidence intervals.
 
-        ``results.attrs["confidence_level"]`` is that of the intervals.
+        ``results.attrs["confidence_level"]`` is the confidence level of the intervals.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def evaluate_robustness(
     ``memory=directory`` also keeps the features of the distorted images, which makes a second
     evaluation quick; ``estimator.set_params(features__memory=None)`` saves the disk space.
 
-    Distortions are applied to all pixels of a photograph, with ``decoding="fast"`` too: it counts
+    Distortions are applied to all pixels of a photograph, even with ``decoding="fast"``: it counts
     in full for ``max_pixels``.
 
     Examples
@@ -332,10 +332,10 @@ class RobustnessDisplay:
         Parameters
         ----------
         estimator : classifier
-            A classifier fitted on other images, see :func:`evaluate_robustness`.
+            A classifier fitted on other images; see :func:`evaluate_robustness`.
 
         X : sequence of n_images images
-            The images to test on, see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+            The images to test on; see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
         y : array-like of shape (n_images,)
             Their labels.
@@ -359,7 +359,7 @@ class RobustnessDisplay:
             Whether to show progress bars.
 
         ax : matplotlib Axes or array-like of matplotlib Axes, default=None
-            One for each distortion, see :meth:`plot`.
+            One for each distortion; see :meth:`plot`.
 
         Returns
         -------

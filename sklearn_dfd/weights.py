@@ -82,7 +82,7 @@ def find_weights(
     Parameters
     ----------
     weights : "imagenet", path or None
-        Where to look, see :func:`load_weights`.
+        Where to look; see :func:`load_weights`.
     names : list of str
         Names of the arrays.
     expected : str
@@ -197,7 +197,7 @@ def _read(path: Path, verify: bool, _version: object) -> dict[str, npt.NDArray[n
 
 
 def _why_not_loaded(path: Path, message: str) -> str:
-    """Say what a file is that torch.load refuses; its own message advises to run code in it."""
+    """Say what a file that torch.load refuses is; its own message advises running code in it."""
     found = re.search(r"(?:GLOBAL|global:?|class) ([\w.]+\.[\w.]+)", message)
     if found is not None:
         return (
@@ -253,7 +253,7 @@ def _checked(state: Any, path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def _refuse_wrapped(state: dict[Any, Any], path: Path) -> None:
-    """Tell how to unwrap a state dict that lies in a checkpoint, or whose names have a prefix."""
+    """Say how to unwrap a state dict that lies in a checkpoint, or whose names have a prefix."""
     for key, inner in [(None, state), *state.items()]:
         if not isinstance(inner, dict):
             continue
@@ -288,8 +288,8 @@ def _random_weights() -> dict[str, npt.NDArray[np.float32]]:
 
     torchvision's own initialisation shrinks the activations to 1e-7 by block 15, where the eps of
     the BatchNorm layers dominates. Here every convolution has variance gain / fan_in, the rule of
-    He et al. (2015), and BatchNorm is the identity. numpy's legacy generator is frozen, so that
-    the numbers and their fingerprint are the same with every version of torch.
+    He et al. (2015), and BatchNorm is the identity. numpy's legacy generator never changes, so the
+    numbers and their fingerprint are the same with every version of torch.
     """
     rng = np.random.RandomState(_RANDOM_SEED)
     arrays = {}

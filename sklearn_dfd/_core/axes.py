@@ -41,7 +41,7 @@ def axes_for(
     size : (float, float)
         Width and height of a panel of a new figure, in inches.
     extra_height : float, default=0.0
-        Height of a new figure beside that of its panels, in inches.
+        Height of a new figure in addition to that of its panels, in inches.
 
     Returns
     -------

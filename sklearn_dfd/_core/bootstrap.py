@@ -1,4 +1,4 @@
-"""Scores of many resamples at once: a resample is a weight for each sample, how often it was drawn.
+"""Scores of many resamples at once: a resample gives each sample a weight, how often it is drawn.
 
 Sorting, and finding samples of equal score, is done once for all resamples. A score is a function
 of a matrix of weights, of shape (n_resamples, n_samples), with one number per resample.
@@ -45,7 +45,7 @@ def weighted_score(
     Returns
     -------
     score : callable or None
-        None where the metric is none of these, or its scores are not defined for all resamples.
+        None if the metric is not one of these, or its scores are not defined for all resamples.
     """
     whole = metric if isinstance(metric, partial) else partial(metric)
     try:
@@ -214,7 +214,7 @@ def resampled(
         yield drawn
 
 
-_ANY = -2  # stands for every group of a part with one class
+_ANY = -2  # marks every group of a part with one class
 
 
 def _only_class(

@@ -35,7 +35,7 @@ from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new
 
 _CHUNK = 64  # images surveyed and claimed together
 _SLICE = 8  # of these, examined by a thread in one go: a task costs as much as a look
-_KEPT_TOGETHER = 16  # images per transaction: what a kill may cost, beside the batches ahead
+_KEPT_TOGETHER = 16  # images per transaction: what a kill may cost, plus the batches ahead
 _BATCHES_AHEAD = 16
 _HELD_BYTES = 2**27  # of files that were surveyed: beyond it they are read again to be decoded
 _POLL_SECONDS = 0.05
@@ -75,8 +75,8 @@ class Extraction:
     failures : dict of int to str
         What is wrong with the images that cannot be used, by row.
     must_stop : bool
-        Whether an image cannot be used that contains no view that may fail. Those that contain
-        one stop nothing: the others are worth their time.
+        Whether an image that contains no view that may fail cannot be used. Images that contain
+        such a view do not stop anything: the others are still worth computing.
     """
 
     def __init__(
@@ -153,8 +153,8 @@ class Extraction:
         batch_size : int
             Number of images per call of `run`.
         go_on : bool
-            Whether to go on even if `must_stop`. Otherwise the images that are left are then
-            decoded and no more, so that all that cannot be used are known.
+            Whether to continue even if `must_stop`. Otherwise the remaining images are then only
+            decoded, to find all that cannot be used.
         progress : callable
             Called with the number of images each time some are done.
         """
@@ -196,8 +196,8 @@ class Extraction:
     def find_faults(self) -> None:
         """Decode the missing images that were not computed, to find all that cannot be used.
 
-        Of an image and its views the image alone is decoded, unless a view may fail where the image
-        does not; twice, if at two scales.
+        Views are not decoded in addition to their image, unless a view may fail where the image
+        does not. An image that is needed at two scales is decoded twice.
         """
         found: dict[tuple[int, bool], tuple[_Source, list[bytes]]] = {}
         for key in [key for key in self.missing if key not in self._settled]:
@@ -222,7 +222,7 @@ class Extraction:
                             self._note_failures(keys, result)
 
     def _is_fast(self, image: Any) -> bool:
-        """Tell whether an image may be decoded at a reduced scale."""
+        """Return whether an image may be decoded at a reduced scale."""
         return self.decoding.fast and not is_rendered(image)
 
     def _sources(self, keys: list[bytes]) -> "list[_Source]":
@@ -298,7 +298,7 @@ class Extraction:
     def _claimed_batches(
         self, batch_size: int, progress: Callable[[int], object]
     ) -> Iterator[list[bytes]]:
-        """Yield batches of keys that are ours to compute; an empty one where all are others'."""
+        """Yield batches of keys that are ours to compute; an empty one if others hold them all."""
         todo = deque(self.missing)
         fruitless = 0  # keys in a row that others hold, and have not computed yet
         while todo:
@@ -381,7 +381,7 @@ class Extraction:
         except NotADirectoryError:
             raise  # it cannot be meant as a store
         except OSError as error:
-            with suppress(OSError):  # nobody should wait for what will not come
+            with suppress(OSError):  # others should not wait for rows that will not come
                 self.store.release(self.owner)
             warn_user(f"{error.strerror or error}; features are kept in this process only.")
             self.store = IN_PROCESS
@@ -402,7 +402,7 @@ def _slices(items: Sequence[_In]) -> list[Sequence[_In]]:
 
 
 class _Squares:
-    """Decodes and resizes images, and one that comes twice in a row once."""
+    """Decodes and resizes images, and only once if one comes twice in a row."""
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding

@@ -1,4 +1,4 @@
-"""Rows of features that know which network made them, so that the classifier can check."""
+"""Rows of features that know which network made them, for the classifier to check."""
 
 import re
 from typing import Any, NamedTuple
@@ -32,8 +32,8 @@ class Origin(NamedTuple):
 class FeatureRows(np.ndarray):
     """An array of features with their origin.
 
-    Rows that are selected, copied, pickled or sent to a worker keep it, also as a memory map of
-    joblib's. The result of a computation is a plain array.
+    Rows that are selected, copied, pickled or sent to a worker keep it, even as a memory map of
+    joblib. The result of a computation is a plain array.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def origin_of(X: Any) -> Origin | None:
     Returns
     -------
     origin : Origin or None
-        None where nothing tells.
+        None if it is not known.
     """
     if isinstance(X, FeatureRows):
         return X.origin
@@ -103,7 +103,8 @@ def check_origin(
     Raises
     ------
     ValueError
-        If the trunk ends at another block, or something that is known of both origins differs.
+        If the trunk ends at another block, or if something that is known about both origins
+        differs.
     """
     if origin.pooling is not None and layer != "pool":
         raise ValueError(

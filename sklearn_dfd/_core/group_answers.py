@@ -1,4 +1,4 @@
-"""One answer per group: what a detector calls it, by its own threshold if any, and its score."""
+"""One answer per group: what a detector calls it, with its own threshold if any, and its score."""
 
 import copy
 from collections.abc import Callable
@@ -58,7 +58,7 @@ class Judged(ClassifierMixin, BaseEstimator):
 
 
 def called_by(detector: Any, probability: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-    """Return what a detector calls images of some probabilities, by its own threshold if any.
+    """Return what a detector calls images of some probabilities, with its own threshold if any.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def called_by(detector: Any, probability: npt.NDArray[np.float64]) -> npt.NDArra
     by_threshold = find_within(detector, (FixedThresholdClassifier, TunedThresholdClassifierCV))
     if by_threshold is None or not len(probability):
         return more_probable
-    # its own code decides, about a detector that knows probabilities and nothing else
+    # its own code decides, for a stand-in that knows probabilities and nothing else
     stand_in = copy.copy(by_threshold)
     stand_in.estimator_ = Judged(probability, classes, lambda: more_probable)
     try:
@@ -95,7 +95,7 @@ def called_by(detector: Any, probability: npt.NDArray[np.float64]) -> npt.NDArra
 
 
 def find_within(estimator: Any, wanted: Any, through: tuple[Any, ...] = ()) -> Any:
-    """Look for an estimator of a kind inside those that pass on what it says.
+    """Look for an estimator of a kind inside those that pass on its output.
 
     Parameters
     ----------
@@ -174,13 +174,13 @@ class GroupScorer:
         return request
 
     def set_score_request(self, *, groups: bool | str | None = True) -> Self:
-        """Say under which name the groups come.
+        """Set the name under which the groups are passed.
 
         Parameters
         ----------
         groups : bool, str or None, default=True
-            True for ``groups``, as from the beginning. A string is the name under which they are
-            passed instead, for splits by other groups than those that are scored:
+            True for ``groups``, the initial setting. A string is another name under which they are
+            passed, for splits by groups other than those that are scored:
             ``cross_validate(..., params={"groups": sources, "film": films})`` with
             ``groups="film"``.
 

@@ -1,4 +1,4 @@
-"""Addresses of release 0.1.0: names that are documented elsewhere since can still be imported."""
+"""Addresses of release 0.1.0: names that have moved since can still be imported from there."""
 
 import importlib
 import sys

@@ -1,6 +1,6 @@
 """What estimators are saved as: plain values with a format number; and files of older releases.
 
-Pickle, joblib and skops save the same state. The audit of skops sees all of it, so that it must not
+Pickle, joblib and skops save the same state. The audit of skops sees all of it, so it must not
 contain opaque objects.
 """
 
@@ -39,7 +39,7 @@ def restored_state(estimator: Any, state: dict[str, Any]) -> dict[str, Any]:
     ----------
     estimator : object
         The estimator. For each parameter that was added after release 0.1.0, its
-        ``_parameters_of_older_files`` has the value that stands for what was done before the
+        ``_parameters_of_older_files`` has the value that corresponds to what was done before the
         parameter existed, which need not be its default.
     state : dict
         What :func:`saved_state` returned, in this release or an earlier one. It is not changed.

@@ -1,4 +1,4 @@
-"""Between which probabilities to withhold an answer, so that the other answers are seldom wrong."""
+"""The band of probabilities in which to withhold an answer, so that other answers are reliable."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ _STARTS = 2
 
 
 def least_groups(max_error: float, level: float) -> int:
-    """Return the number of groups, all answered rightly, that show the error to be small enough.
+    """Return how many groups, all answered correctly, show that the error is small enough.
 
     Parameters
     ----------
@@ -34,12 +34,12 @@ def lowest_threshold(
     max_error: float,
     level: float,
 ) -> float:
-    """Find the lowest threshold from which on answers are shown to be seldom wrong.
+    """Find the lowest threshold above which answers are shown to be reliable.
 
-    Thresholds are tested from the highest downwards, as in Learn Then Test: the threshold of rank
-    k has the k groups of the highest scores above it, which given the threshold are independent,
-    so that the number of groups with a wrong answer among them is binomial. The first test that
-    fails ends a sequence, so that each needs no correction for the number of its tests.
+    Thresholds are tested from the highest downwards, as in Learn Then Test: the threshold of rank k
+    has the k groups of the highest scores above it. Given the threshold, these are independent, so
+    the number of groups with a wrong answer among them is binomial. The first test that fails ends
+    a sequence, so no correction for the number of tests in a sequence is needed.
 
     Parameters
     ----------

@@ -61,8 +61,8 @@ def resolve_pos_label(
 ) -> Label:
     """Return the positive class, by the rule that scikit-learn follows.
 
-    Of the labels 0 and 1, -1 and 1, or False and True, the positive one is 1 or True. Any other
-    labels say nothing about which of them is meant, so it must be named.
+    If the labels are 0 and 1, -1 and 1, or False and True, the positive one is 1 or True. Any other
+    labels do not say which of them is meant, so it must be named.
 
     Parameters
     ----------

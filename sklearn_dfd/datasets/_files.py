@@ -1,4 +1,4 @@
-"""Files of class folders: each is looked at once, and what belongs together gets one group."""
+"""Files of class folders: each is read once, and files that belong together share a group."""
 
 import os
 import re
@@ -37,7 +37,7 @@ FOLDER_CONSTRAINTS = LOADER_CONSTRAINTS | {
 
 
 class Looked(NamedTuple):
-    """What was found when a file was looked at.
+    """What was found when a file was read.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def load_files(
     look: Callable[[Path], Looked],
     kind: str = "images",
 ) -> tuple[Bunch, str]:
-    """Look at every file of the class folders once; files that are not of a kind cannot be used.
+    """Read every file of the class folders once; files that are not of a kind cannot be used.
 
     The second item is the text of a warning, empty if there is nothing to warn of.
     """

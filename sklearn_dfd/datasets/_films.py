@@ -46,8 +46,7 @@ def frames(path: str | os.PathLike[str], n_frames: int = 16) -> npt.NDArray[np.o
     """Choose frames of one film, at even intervals of time.
 
     The film is opened, its end is looked for in its last part, whatever its header says, and the
-    frames are decoded once, so that a film that cannot be used is found here. Their pixels are not
-    kept.
+    frames are decoded once, so films that cannot be used are found here. The pixels are not kept.
 
     Parameters
     ----------
@@ -55,13 +54,14 @@ def frames(path: str | os.PathLike[str], n_frames: int = 16) -> npt.NDArray[np.o
         The film: MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, ASF, Ogg or IVF. A leading ``~`` is the
         home directory.
     n_frames : int, default=16
-        Number of frames: those that are shown in the middle of as many equal parts of the film.
+        Number of frames. The film is divided into that many equal parts, and the frame that is
+        shown in the middle of each part is taken.
 
     Returns
     -------
     frames : ndarray of object, shape (n_frames,)
-        A :class:`VideoFrame` for each, in the order of time. There are fewer where the film has
-        fewer frames.
+        A :class:`VideoFrame` for each, in the order of time. If the film has fewer frames, there
+        are fewer.
 
     Raises
     ------
@@ -76,9 +76,9 @@ def frames(path: str | os.PathLike[str], n_frames: int = 16) -> npt.NDArray[np.o
 
     Notes
     -----
-    Of several video streams the one with the most pixels is read, of equals the first. A cover
-    picture is not a film. A film is decoded up to the first frame that is damaged: one that was cut
-    off is as long as what is left of it.
+    If there are several video streams, the one with the most pixels is read, and the first of
+    equally large ones. A cover picture is not a film. A film is decoded up to the first damaged
+    frame: a film that was cut off is as long as what is left of it.
 
     Examples
     --------
@@ -109,8 +109,8 @@ def load_video_folder(
 ) -> Bunch:
     r"""Load frames and labels of films that are kept in one folder per class.
 
-    Every film is opened and the chosen frames are decoded once, so that damaged files are known;
-    the pixels are not kept. Hidden files, ``Thumbs.db`` and ``desktop.ini`` are passed over.
+    Every film is opened and the chosen frames are decoded once, to find damaged files; the pixels
+    are not kept. Hidden files, ``Thumbs.db`` and ``desktop.ini`` are skipped.
 
     Parameters
     ----------
@@ -119,15 +119,15 @@ def load_video_folder(
         Files may lie deeper, and are grouped by the first folder within the class folder, as
         :func:`load_image_folder` does.
     frames_per_video : int, default=16
-        Number of frames of each film, at even intervals of time, see :func:`frames`.
+        Number of frames of each film, at even intervals of time; see :func:`frames`.
     class_names : list of str, default=None
         Names of the subfolders to load, in the order in which the classes are numbered:
         ``["real", "fake"]`` makes "real" 0 and "fake" 1. None loads all of them and numbers them
         alphabetically.
     group_pattern : str, compiled regular expression or callable, default=None
-        What groups are read from, in place of the subfolders: searched for in the path of each film
-        within its class folder, as in :func:`load_image_folder`. Films that share a key, directly
-        or through others, form one group.
+        Pattern that reads groups from the path of each film within its class folder, instead of
+        from subfolders, as in :func:`load_image_folder`. Films that share a key, directly or
+        through others, form one group.
     on_error : {"raise", "warn"}, default="raise"
         What to do about files that are damaged or are not films: raise one error that names all of
         them, or leave them out with one warning that names all of them.

@@ -71,7 +71,7 @@ def _check_no_split(path: Path, folders: dict[str, Path]) -> None:
     """Raise where the subfolders are parts of a split, each of which holds the classes."""
     inner = {name: set(subfolders(folder)) for name, folder in folders.items()}
     parts = [name for name in folders if _SPLIT_NAME.fullmatch(name)]
-    # A part may have a name of its own, "train" and "unseen": then what is in it tells.
+    # A part may have another name, as in "train" and "unseen": then its contents show what it is.
     parts = [
         name
         for name in folders

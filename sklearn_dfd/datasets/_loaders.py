@@ -71,27 +71,27 @@ def load_image_folder(
 ) -> Bunch:
     r"""Load the paths and labels of photographs that are kept in one folder per class.
 
-    Every file is read and decoded once, so that damaged files and identical files are known; the
-    pixels are not kept. Hidden files, ``Thumbs.db`` and ``desktop.ini`` are passed over.
+    Every file is read and decoded once, to find damaged and identical files; the pixels are not
+    kept. Hidden files, ``Thumbs.db`` and ``desktop.ini`` are skipped.
 
     Parameters
     ----------
     root : str or path-like
         Folder whose subfolders are the classes: ``root/real/1.jpg``, ``root/fake/2.jpg``. A leading
         ``~`` is the home directory. Files may lie deeper: those in ``root/real/alice`` and
-        ``root/fake/alice`` form one group, as photographs of one person should. Of several levels
-        the first names the group. Files that lie directly in `root` are ignored.
+        ``root/fake/alice`` form one group, as photographs of one person should. If there are
+        several levels, the first names the group. Files that lie directly in `root` are ignored.
     class_names : list of str, default=None
         Names of the subfolders to load, in the order in which the classes are numbered, as in
         Keras: ``["real", "fake"]`` makes "real" 0 and "fake" 1, as in
         :func:`load_real_and_fake_faces`. Other subfolders are left out. None loads all of them and
-        numbers them alphabetically, so that "fake" is 0 and "real" is 1.
+        numbers them alphabetically, which makes "fake" 0 and "real" 1.
     group_pattern : str, compiled regular expression or callable, default=None
-        What groups are read from, in place of the subfolders. A regular expression is searched for
-        in the path of each file within its class folder, written with forward slashes; each of its
-        parenthesised parts that matches is a key, or the whole match if it has no such parts. A
-        callable is given the same path and returns one key or a list of keys. Files that share a
-        key, directly or through others, form one group.
+        Pattern that reads groups from the paths of the files, instead of from subfolders. A regular
+        expression is searched for in the path of each file within its class folder, written with
+        forward slashes; each of its parenthesised parts that matches is a key, or the whole match
+        if it has no such parts. A callable is given the same path and returns one key or a list of
+        keys. Files that share a key, directly or through others, form one group.
     on_error : {"raise", "warn"}, default="raise"
         What to do about files that are damaged or are not images: raise one error that names all of
         them, or leave them out with one warning that names all of them.
@@ -186,11 +186,11 @@ def load_real_and_fake_faces(root: Root, *, on_error: OnError = "raise") -> Bunc
     faces : :class:`~sklearn.utils.Bunch`
         What :func:`load_image_folder` returns with ``class_names=["real", "fake"]``: the targets
         are 0 for "real" and 1 for "fake". `groups` does *not* link a fake to the real photograph
-        that it was made from: about 145 fakes have theirs in the set, and no name tells which.
-        Three attributes are added:
+        that it was made from: about 145 fakes have theirs in the set, and the file names do not
+        show which. Three attributes are added:
 
         difficulty : ndarray of shape (n_samples,), dtype object
-            "easy", "mid" or "hard", how hard the fake is to recognise for people; "" for real
+            "easy", "mid" or "hard": how hard the fake is for people to recognise; "" for real
             photographs.
         replaced_parts : ndarray of shape (n_samples, 4), dtype bool
             Which of `part_names` were replaced.

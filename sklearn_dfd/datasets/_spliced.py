@@ -284,8 +284,8 @@ def make_spliced_photos(
     Parameters
     ----------
     n_samples : int, default=400
-        Number of images, at least 2. From 38 on, with all photographs, every group holds both
-        classes.
+        Number of images, at least 2. With all photographs and at least 38 images, every group holds
+        both classes.
     image_size : int, default=96
         Height and width of the images in pixels, from 32 to 128.
     photographs : list of str, default=None
@@ -302,7 +302,7 @@ def make_spliced_photos(
         data : ndarray of shape (n_samples, image_size, image_size, 3), dtype uint8
             The images, RGB.
         target : ndarray of shape (n_samples,), dtype int64
-            0 for genuine, 1 for spliced; of an odd number one more is genuine.
+            0 for genuine, 1 for spliced; of an odd number of images, one more is genuine.
         target_names : ndarray of shape (2,), dtype object
             "genuine" and "spliced".
         groups : ndarray of shape (n_samples,), dtype int64
@@ -316,7 +316,7 @@ def make_spliced_photos(
             "copy-move" for a piece of the same place, "splice" for one of another place, "" for
             genuine images.
         difficulty : ndarray of shape (n_samples,), dtype object
-            "easy", "mid" or "hard", how well the piece is fitted in; "" for genuine images.
+            "easy", "mid" or "hard": how well the piece is fitted in; "" for genuine images.
         DESCR : str
             Description of how the images are made, and the licence of each photograph.
 

@@ -35,7 +35,7 @@ def to_executorch(pipe: Pipeline | AugmentedClassifier, path: str | os.PathLike[
     Parameters
     ----------
     pipe : Pipeline or AugmentedClassifier
-        A fitted detector, see :func:`to_onnx`.
+        A fitted detector; see :func:`to_onnx`.
 
     path : str or path
         The file to write; its name usually ends in ``.pte``.
@@ -43,7 +43,7 @@ def to_executorch(pipe: Pipeline | AugmentedClassifier, path: str | os.PathLike[
     Raises
     ------
     TypeError
-        If ``pipe`` is another estimator, see :func:`to_onnx`.
+        If ``pipe`` is another estimator (see :func:`to_onnx`).
     NotFittedError
         If ``pipe`` is not fitted.
     ValueError
@@ -96,7 +96,7 @@ def to_executorch(pipe: Pipeline | AugmentedClassifier, path: str | os.PathLike[
 
 
 class _FromSquared(nn.Module):
-    """From resized pixels to probabilities, by modules that torch's converters know."""
+    """From resized pixels to probabilities, with modules that torch's converters know."""
 
     def __init__(self, trunk: Trunk, tails: Any, mirrored: bool) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ _LINEAR = [MobileNetV2Features, StandardScaler, LogisticRegression]
 
 
 def detector_steps(pipe: Any, *, linear: bool) -> tuple[MobileNetV2Features, list[Any], bool]:
-    """Return the fitted steps of a detector, and whether it averages over both mirror images.
+    """Return the fitted steps of a detector, and whether it averages over mirror images.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def detector_steps(pipe: Any, *, linear: bool) -> tuple[MobileNetV2Features, lis
             f'{where}set_params(features__precision="float32"), and check that it still scores as '
             "well."
         )
-    # what refuses rows that were made otherwise refuses to write a file of them
+    # the check that refuses rows of other features refuses to write a file for them, too
     nothing = np.zeros((1, len(steps[0].get_feature_names_out())), dtype=np.float32)
     inner[1:].predict_proba(FeatureRows(nothing, origin_of_features(steps[0])))
     return steps[0], steps[1:], bool(augmented and pipe.average_mirrored)

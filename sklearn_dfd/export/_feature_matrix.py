@@ -36,10 +36,10 @@ def extract_feature_matrix(
 ) -> np.memmap:
     """Write the features of images to a file, which may be larger than memory.
 
-    Chunks of images are distributed among the workers of joblib, each of which writes its rows to
-    their place in the file, and notes that they are done. A worker that dies loses no more than
-    its chunk, which Dask gives to another one. Called again after any interruption, with the same
-    images and features, the function continues with what is not done.
+    Chunks of images are distributed among the workers of joblib. Each worker writes its rows to
+    their place in the file, and notes that they are done. A worker that dies loses no more than its
+    chunk, which Dask gives to another one. If the function is called again after an interruption,
+    with the same images and features, it continues with what is left.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def extract_feature_matrix(
         too: the rows would be stored twice.
 
     images : sequence of n_images images
-        The images, see :meth:`~sklearn_dfd.MobileNetV2Features.transform`. Paths must be on a
+        The images; see :meth:`~sklearn_dfd.MobileNetV2Features.transform`. Paths must be on a
         storage that all workers share. Between an interruption and the next call the content of
         the images must not change.
 
@@ -81,8 +81,8 @@ def extract_feature_matrix(
     Warns
     -----
     UserWarning
-        If ``features`` has ``on_error="nan"`` and images cannot be used. There is one warning,
-        when all rows are done, that names the rows of NaN in their place.
+        If ``features`` has ``on_error="nan"`` and images cannot be used. A single warning, when all
+        rows are done, names the rows of NaN in their place.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def _begin(part: Path, features: MobileNetV2Features, images: Any, chunk_size: i
 def _compute(directory: str, images: list[Any], start: int, n_images: int) -> None:
     """Write the rows of one chunk, and note that it is done, with the images that failed."""
     part = Path(directory)
-    if _note(part, start).exists():  # a scheduler may ask again after it has lost the answer
+    if _note(part, start).exists():  # a scheduler may ask again if it has lost the answer
         return
     try:
         rows, failures = _load(

@@ -1,4 +1,4 @@
-"""The card that goes with a detector: what it learned from, what it is for, how far to trust it."""
+"""The card of a detector: what it was trained on, what it is for, and how far to trust it."""
 
 import json
 import os
@@ -55,7 +55,7 @@ _LEVEL = 0.95
 _N_RESAMPLES = 1000
 _TAGS = ("sklearn-dfd", "deepfake-detection", "image-forensics")
 _PACKAGES = ("scikit-learn", "torch", "skorch", "numpy", "pillow")
-# parameters that may hold a path, which is not for others to see
+# parameters that may hold a path, which others should not see
 _MAY_BE_PATHS = {"weights": ("imagenet",), "memory": ()}
 
 
@@ -106,15 +106,15 @@ def make_model_card(
         on: a test set, or the test folds of a cross-validation.
 
     y_proba : array-like of shape (n_test, 2)
-        What ``predict_proba`` returned for these photographs, both columns of it, so that no
-        wrong column can be passed.
+        What ``predict_proba`` returned for these photographs: both columns, so that the wrong one
+        cannot be passed.
 
     data : str
         What the photographs are, where they come from, and under which licence.
 
     pos_label : int, float, bool or str, default=None
-        The class to detect. None stands for 1 or True where the labels are 0 and 1, -1 and 1, or
-        booleans, as in scikit-learn. With any other labels it must be given.
+        The class to detect. None means 1 or True if the labels are 0 and 1, -1 and 1, or booleans,
+        as in scikit-learn. With any other labels it must be given.
 
     groups : array-like of shape (n_test,), default=None
         The group of each photograph. The intervals resample whole groups.
@@ -291,7 +291,7 @@ def _photographs(label: Label) -> str:
 
 
 def _allows_alarms(positive: npt.NDArray[np.bool_]) -> bool:
-    """Tell whether the rate of false alarms allows a single one."""
+    """Return whether the rate of false alarms allows a single one."""
     return bool(np.sum(~positive) * _MAX_FPR >= 1)
 
 
@@ -339,7 +339,7 @@ def _tested_on(
     classes: list[Label],
     pos_label: Label,
 ) -> str:
-    """Say what stands behind the scores."""
+    """Say what the scores are based on."""
     counts = ", ".join(f"{np.sum(y_true == label)} {label}" for label in classes)
     n_negatives = int(np.sum(~positive))
     positives = _photographs(pos_label)

@@ -66,17 +66,17 @@ def to_onnx(
     Parameters
     ----------
     pipe : Pipeline or AugmentedClassifier
-        A fitted detector of :func:`~sklearn_dfd.make_deepfake_pipeline`, with any preset. Where
-        the detector averages over both mirror images, so does the file.
+        A fitted detector of :func:`~sklearn_dfd.make_deepfake_pipeline`, with any preset. If the
+        detector averages over mirror images, so does the file.
 
     path : str or path
         The file to write.
 
     calibration_images : sequence of images, default=None
         If given, the network computes with 8-bit integers, and the file is a quarter of the size.
-        The ranges of the activations are measured on these images: pass a hundred or more of
-        those that the detector was trained on. The probabilities then differ by several per cent,
-        and single ones by much more: use :func:`measure_onnx_loss` before you ship the file.
+        The ranges of the activations are measured on these images: pass a hundred or more of those
+        that the detector was trained on. The probabilities then differ by several per cent, and
+        some by much more: use :func:`measure_onnx_loss` before you ship the file.
 
     Raises
     ------
@@ -103,15 +103,15 @@ def to_onnx(
     -----
     The input is called ``images``: uint8, of shape (n_images, height, width, 3), upright, in RGB
     order (an array from ``cv2.imread`` is BGR: pass ``image[..., ::-1]``). Both n_images and the
-    size may change from call to call; images of different sizes take one call each. The output is
+    size may change from call to call; images of different sizes need separate calls. The output is
     called ``probabilities``: float32, of shape (n_images, n_classes).
 
     The resizing equals Pillow's to the last bit, and takes 24 bytes per pixel of the images: pass
     large photographs one at a time.
 
-    Decoding is left to the caller, and so is the orientation, which photographs from phones have
-    in their EXIF data (:func:`PIL.ImageOps.exif_transpose`). Of a photograph of which a pipeline
-    with ``decoding="fast"`` decodes fewer pixels, the probabilities differ by more than 1e-4.
+    Decoding is left to the caller, and so is the orientation, which photographs from phones have in
+    their EXIF data (:func:`PIL.ImageOps.exif_transpose`). If the pipeline has ``decoding="fast"``
+    and decodes fewer pixels of a photograph, the probabilities differ by more than 1e-4.
 
     The metadata of the file hold the ``classes`` (JSON, in the order of the probabilities), the
     ``layer`` and the ``image_size``, the ``fingerprint`` of the trunk's weights, the version of
@@ -215,14 +215,14 @@ def measure_onnx_loss(
         :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
     y : array-like of shape (n_images,)
-        Their labels, by position. Both classes must occur. Neither has to be named as the
-        positive one: all that is measured is the same for both.
+        Their labels, by position. Both classes must occur. It does not matter which one is
+        positive: all measurements are the same for both.
 
     groups : array-like of shape (n_images,), default=None
         The group of each photograph. Groups are resampled as a whole for the interval.
 
     n_resamples : int, default=1000
-        Number of resamples, see :func:`~sklearn_dfd.metrics.bootstrap_interval`.
+        Number of resamples; see :func:`~sklearn_dfd.metrics.bootstrap_interval`.
 
     confidence_level : float, default=0.95
         The confidence level of the interval.
@@ -246,7 +246,7 @@ def measure_onnx_loss(
     Raises
     ------
     TypeError
-        If ``pipe`` is another estimator, see :func:`to_onnx`.
+        If ``pipe`` is another estimator (see :func:`to_onnx`).
     NotFittedError
         If ``pipe`` is not fitted.
     ValueError
@@ -344,7 +344,7 @@ def _add_tail(graph: OnnxGraph, tail: Any, x: str, shape: tuple[int, ...]) -> st
 
 
 def _add_pooling(graph: OnnxGraph, pooling: str | None, x: str, shape: tuple[int, ...]) -> str:
-    """Add what summarises the maps, as `pooled` does."""
+    """Add the nodes that summarise the maps, as `pooled` does."""
     if pooling is None:
         return x
     if pooling == "mean":

@@ -73,12 +73,12 @@ def detect(
         meta-estimator of one.
 
     X : sequence of n_images images
-        Paths, PIL images, uint8 arrays in RGB order or encoded bytes, see
+        Paths, PIL images, uint8 arrays in RGB order or encoded bytes; see
         :meth:`~sklearn_dfd.MobileNetV2Features.transform`. It may be empty.
 
     groups : array-like of shape (n_images,), default=None
         The group of each image, a number or a string, for one row per group instead of one per
-        image. Images and groups go together by their order.
+        image. Images and groups are matched by position.
 
     aggregate : {"mean_log_odds", "median"}, default="mean_log_odds"
         How the probabilities of a group's images are combined. ``"mean_log_odds"`` takes the mean
@@ -86,24 +86,24 @@ def detect(
         minority of images cannot change, however extreme it is. See the notes.
 
     pos_label : int, float, bool or str, default=None
-        The class to detect, out of two. None stands for 1 or True where the labels are 0 and 1,
-        -1 and 1, or booleans, as in scikit-learn. With any other two labels, such as "fake" and
-        "real", it must be given.
+        The class to detect, out of two. None means 1 or True if the labels are 0 and 1, -1 and 1,
+        or booleans, as in scikit-learn. With any other two labels, such as "fake" and "real", it
+        must be given.
 
     threshold : float, default=None
-        The probability from which on an image or a group is called ``pos_label``. None calls an
-        image what ``estimator.predict`` does. This is the more probable class, except for
+        The lowest probability at which an image or a group is called ``pos_label``. With None, an
+        image is called what ``estimator.predict`` returns: the more probable class, except for
         :class:`sklearn.model_selection.TunedThresholdClassifierCV` and
         :class:`sklearn.model_selection.FixedThresholdClassifier`, which have a threshold of their
-        own. None calls a group the more probable class as well, or what such a threshold says of
-        the combined probability.
+        own. A group is then also called the more probable class, or the class that such a threshold
+        gives for the combined probability.
 
     unsure : tuple of two floats, default=None
         The band ``(low, high)`` of probabilities of ``pos_label`` for a third answer, "not sure":
-        ``pos_label`` is called from ``high`` on, the other class up to ``low``, and neither in
-        between. :func:`~sklearn_dfd.metrics.choose_unsure_band` chooses it from a wanted error
-        rate. It takes the place of a threshold, and calibrated or not, the detector keeps to it;
-        ``table.attrs["note"]`` says what that is worth.
+        ``pos_label`` is called at ``high`` or above, the other class at ``low`` or below, and
+        neither in between. :func:`~sklearn_dfd.metrics.choose_unsure_band` chooses it for a target
+        error rate. It replaces a threshold, and applies whether or not the detector is calibrated;
+        ``table.attrs["note"]`` says how far to trust the answers.
 
     verbose : int, default=0
         Whether to show a progress bar.
@@ -112,26 +112,26 @@ def detect(
     -------
     table : pandas.DataFrame
         One row per image, in the order of ``X``. Where ``X`` is a pandas Series or DataFrame, the
-        table has its index, so that columns can be assigned to the table that ``X`` was taken
-        from. The columns are:
+        table has the same index, so columns can be assigned to the table that ``X`` was taken from.
+        The columns are:
 
         path : str
             The path, or what kind of image it is, such as "array (480, 640, 3)".
         label
-            The class that the image is called; None where the image cannot be used, and where
-            the answer is "not sure".
+            The class that the image is called; None if the image cannot be used, or if the answer
+            is "not sure".
         probability_<class> : float64
             The probability of that class, for example ``probability_fake`` for
             ``pos_label="fake"``; NaN where the image cannot be used. With two classes there is
             one such column, for ``pos_label``. With more classes there is one for each, in the
             order of ``estimator.classes_``.
         reading : str
-            The row in words. An uncalibrated detector reads "called fake": its probabilities
-            rank images, but do not tell how often it is right. A calibrated one, which ends in a
-            :class:`sklearn.calibration.CalibratedClassifierCV`, reads "very likely fake" where
-            the probability of the class is at least 0.9, "likely fake" from 0.7 on, and
-            "uncertain, leaning to fake" below. Where the image cannot be used: "not judged", and
-            why. Within the band of ``unsure``: "not sure".
+            The row in words. An uncalibrated detector reads "called fake": its probabilities rank
+            images, but do not tell how often it is right. A calibrated one, which ends in a
+            :class:`sklearn.calibration.CalibratedClassifierCV`, reads "very likely fake" where the
+            probability of the class is at least 0.9, "likely fake" where it is at least 0.7, and
+            "uncertain, leaning to fake" below. If the image cannot be used, it reads "not judged"
+            and why; within the band of ``unsure``, "not sure".
         error : str
             What is wrong with the image; empty where it can be used.
 
@@ -139,8 +139,8 @@ def detect(
         ``"group"``, holds the groups, and the columns are:
 
         label
-            The class that the group is called; None where none of its images can be used, and
-            where the answer is "not sure".
+            The class that the group is called; None if none of its images can be used, or if the
+            answer is "not sure".
         probability_<class> : float64
             The combined probability of that class; NaN where none of the images can be used.
         share_<class> : float64
@@ -149,7 +149,7 @@ def detect(
         n_judged : int64
             The number of images that were judged.
         n_not_judged : int64
-            The number of images that cannot be used. Without ``groups``, the table has the reason
+            The number of images that cannot be used. The table without ``groups`` has the reason
             for each.
         reading : str
             The row in words, such as "called fake", which claims nothing about how likely it is
@@ -183,11 +183,11 @@ def detect(
     Notes
     -----
     Log-odds of independent pieces of evidence add up. Images of a group are far from independent,
-    so that their mean is taken, and not the sum, which would be all but certain of any film. With
-    more than two classes the logarithms of the probabilities are averaged, for each class, and
-    normalised so that the probabilities of a group sum to one; for two classes that gives the
+    so their mean is taken, and not the sum, which would give near certainty for almost any film.
+    With more than two classes, the logarithms of the probabilities are averaged for each class, and
+    normalised so that the probabilities of a group sum to one; for two classes, the result is the
     same. Probabilities are first limited to one millionth from 0 and 1, so that no single image
-    decides for all others. A group of one usable image has the probability of that image.
+    outweighs all others. A group of one usable image has the probability of that image.
 
     Examples
     --------
@@ -300,7 +300,7 @@ def _checked_band(unsure: Any, threshold: float | None) -> tuple[float, float]:
 
 
 def _is_empty(X: Any) -> bool:
-    """Tell whether ``X`` is a collection without images, which has no row and is no error."""
+    """Return whether ``X`` is a collection without images, which has no row and is no error."""
     if isinstance(X, np.ndarray):
         return X.ndim > 0 and len(X) == 0
     if hasattr(X, "shape") and hasattr(X, "columns"):  # a table, of which one column is taken

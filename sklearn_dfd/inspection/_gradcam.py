@@ -93,8 +93,8 @@ class GradCAMDisplay:
     photographs of 224 pixels and the default ``block``, a map has 14 x 14 cells, and 7 x 7 after
     block 14 or later.
 
-    The photographs are shown, and the maps computed, from all their pixels, with
-    ``decoding="fast"`` too: they count in full for ``max_pixels``.
+    The photographs are shown, and the maps computed, from all their pixels, even with
+    ``decoding="fast"``: they count in full for ``max_pixels``.
 
     References
     ----------
@@ -155,22 +155,22 @@ class GradCAMDisplay:
             of the classifier.
 
         X : sequence of n_images images
-            The photographs, see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
+            The photographs; see :meth:`~sklearn_dfd.MobileNetV2Features.transform`.
 
         y : array-like of shape (n_images,), default=None
             Their true labels, by position, for the titles.
 
         class_of_interest : int, float, bool or str, default=None
-            The class whose evidence is shown. None stands for 1 or True where the labels are 0
-            and 1, -1 and 1, or booleans, as in scikit-learn. With any other labels, or more than
-            two, it must be given.
+            The class whose evidence is shown. None means 1 or True if the labels are 0 and 1, -1
+            and 1, or booleans, as in scikit-learn. With any other labels, or more than two, it must
+            be given.
 
         block : int, default=None
-            The block of MobileNetV2, 0 to 18, whose maps are weighed. None stands for 13, the
-            last one with maps of 1/16 of the image's side, or for ``layer`` where that is later.
+            The block of MobileNetV2, 0 to 18, whose maps are weighed. None means 13, the last one
+            with maps of 1/16 of the image's side, or ``layer`` if that is later.
 
         ax : matplotlib Axes or array-like of matplotlib Axes, default=None
-            One for each photograph, see :meth:`plot`.
+            One for each photograph; see :meth:`plot`.
 
         Returns
         -------
@@ -485,8 +485,8 @@ def _grad_cam(
     class_index : int
         Position of the class in `classifier.classes_`.
     block : int or None
-        The block whose maps are weighed, 0 to 18. None stands for 13, or for the last block of
-        the trunk where that is later.
+        The block whose maps are weighed, 0 to 18. None means 13, or the last block of the trunk if
+        that is later.
 
     Returns
     -------

@@ -22,14 +22,14 @@ _CHUNK = 128  # images whose features are in memory together
 
 
 class Answers(NamedTuple):
-    """What is said of images or groups.
+    """The answers for images or groups.
 
     Attributes
     ----------
     probability : ndarray of shape (n_rows, n_classes)
         NaN where there is an error.
     called : ndarray of int, shape (n_rows,)
-        Index in ``estimator.classes_``, or `UNSURE`; of no meaning where there is an error.
+        Index in ``estimator.classes_``, or `UNSURE`; meaningless where there is an error.
     error : ndarray of str, shape (n_rows,)
         Empty for what can be used.
     """
@@ -49,14 +49,14 @@ def judge_images(estimator: BaseEstimator, images: Any, rule: Rule | None, verbo
     images : list or ndarray
         What `as_image_list` returns.
     rule : Rule or None
-        What is called which class; None to call the class that the estimator predicts.
+        The rule by which probabilities are called a class; None to use what the estimator predicts.
     verbose : int
         Whether to show a progress bar.
 
     Returns
     -------
     answers : Answers
-        Of each image.
+        The answers for the images.
     """
     classes = np.asarray(estimator.classes_)
     probability = np.full((len(images), len(classes)), np.nan)
@@ -73,7 +73,7 @@ def judge_images(estimator: BaseEstimator, images: Any, rule: Rule | None, verbo
                 try:
                     chunk = estimator.predict_proba(part)
                 except ImageError as problem:
-                    # Features computed so far are in memory, so that going on costs little.
+                    # Features computed so far are in memory, so continuing costs little.
                     positions, _, reasons = zip(*problem.failures, strict=True)
                     error[rows[list(positions)]] = reasons
                     rows = np.delete(rows, positions)
@@ -109,19 +109,19 @@ def judge_groups(
     images : list or ndarray
         The images, for messages.
     each : Answers
-        Of each image.
+        The answers for the images.
     codes : ndarray of int, shape (n_images,)
         Group of each image, numbered from 0 without gaps.
     aggregate : {"mean_log_odds", "median"}
         How probabilities are combined.
     rule : Rule or None
-        As in `judge_images`; None to call the class that the estimator calls an image of the
+        As in `judge_images`; None to use the class that the estimator would call an image with the
         combined probability.
 
     Returns
     -------
     answers : Answers
-        Of each group.
+        The answers for the groups.
     """
     classes = np.asarray(estimator.classes_)
     n_groups = len(np.unique(codes))
@@ -148,16 +148,16 @@ def judge_groups(
 
 
 def _calls_the_more_probable(estimator: BaseEstimator) -> bool:
-    """Tell whether ``predict``, which reads all images again, is known to call that class."""
+    """Return whether ``predict``, which reads all images again, is known to give the same class."""
     last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     return isinstance(last, AugmentedClassifier | DeepFakeClassifier)
 
 
 def is_calibrated(estimator: Any) -> bool:
-    """Tell whether the probabilities come from a CalibratedClassifierCV.
+    """Return whether the probabilities come from a CalibratedClassifierCV.
 
-    Only what passes probabilities on, or averages both mirror images, is looked into: an ensemble
-    of calibrated classifiers need not be calibrated itself.
+    Only estimators that pass probabilities on, or average over mirror images, are looked into: an
+    ensemble of calibrated classifiers need not be calibrated itself.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def is_calibrated(estimator: Any) -> bool:
     Returns
     -------
     calibrated : bool
-        Whether they do.
+        True if they do.
     """
     through = (AugmentedClassifier, FixedThresholdClassifier, TunedThresholdClassifierCV)
     return find_within(estimator, CalibratedClassifierCV, through) is not None
@@ -181,7 +181,7 @@ def count_in_groups(
     Parameters
     ----------
     each : Answers
-        Of each image.
+        The answers for the images.
     codes : ndarray of int, shape (n_images,)
         Group of each image.
     n_groups : int

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainingHistoryDisplay"]
 
 _PANELS = (("accuracy", "Accuracy"), ("loss", "Cross-entropy"))
-_MARKERS = (".", "s", "^", "D", "v", "P", "X")  # of the trainings, beside their colours
+_MARKERS = (".", "s", "^", "D", "v", "P", "X")  # of the trainings, in addition to their colours
 _NO_VALIDATION = (
     "Training rows only: pass X_val and y_val to fit, or set\n"
     "early_stopping=True, to see accuracy and loss in validation."
@@ -38,7 +38,7 @@ class TrainingHistoryDisplay:
     Parameters
     ----------
     histories : list of list of dict
-        The ``history_`` of each training, see :class:`~sklearn_dfd.DeepFakeClassifier`.
+        The ``history_`` of each training; see :class:`~sklearn_dfd.DeepFakeClassifier`.
 
     names : list of str, default=None
         The name of each training in the legend. None leaves a single training without a name,

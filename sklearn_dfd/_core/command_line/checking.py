@@ -1,4 +1,4 @@
-"""Say what is in a folder of photographs, and what would make a score too good."""
+"""Say what is in a folder of photographs, and what would make a score too good to be true."""
 
 import os
 import sys

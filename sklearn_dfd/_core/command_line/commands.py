@@ -44,7 +44,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _nobody_reads(error: Exception) -> bool:
-    """Tell whether standard output was closed, as by ``| head``, for which Windows has no name."""
+    """Return whether standard output was closed, as by ``| head``; Windows has no error for it."""
     if os.name == "nt" and isinstance(error, OSError) and error.errno == errno.EINVAL:
         return error.filename is None
     return isinstance(error, BrokenPipeError)

@@ -74,7 +74,7 @@ def load_detector(
     threshold: float | None,
     unsure: tuple[float, float] | None,
 ) -> Detector:
-    """Load a detector by how the name of its file ends.
+    """Load a detector; the ending of the file's name says how.
 
     Parameters
     ----------

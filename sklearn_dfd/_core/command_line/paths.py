@@ -21,7 +21,7 @@ _BLOCK = 2**16
 
 
 def is_film(path: str) -> bool:
-    """Tell whether a file is a film, by how its name ends."""
+    """Return whether a file is a film, by how its name ends."""
     return os.path.splitext(path)[1].lower() in _FILM_ENDINGS
 
 
@@ -37,15 +37,14 @@ def listed(
     null : bool
         Whether the paths on standard input end with a zero byte.
     passed_over : Counter
-        Counts the files of folders that are neither image nor film by their names, by how these
-        end.
+        Counts the files of folders whose names are neither those of images nor of films, by ending.
 
     Yields
     ------
     path : str
         Bytes that are not UTF-8 are escaped as Python does for file names.
     fault : str
-        Why there is nothing to judge; mostly empty.
+        Why there is nothing to judge; usually empty.
     """
     for argument in arguments:
         if argument != "-":
@@ -60,7 +59,7 @@ def _on_standard_input(null: bool) -> Iterator[str]:
     end = b"\0" if null else b"\n"
     rest = b""
     stream: Any = sys.stdin.buffer
-    while block := stream.read1(_BLOCK):  # what there is, so that a slow list is not waited for
+    while block := stream.read1(_BLOCK):  # whatever is there, so as not to wait for a slow list
         *whole, rest = (rest + block).split(end)
         yield from map(os.fsdecode, filter(None, map(_without_return, whole)))
     if rest := _without_return(rest):

@@ -20,7 +20,7 @@ Row: TypeAlias = dict[str, Any]
 
 
 class Rows:
-    """Writes rows, those of a chunk at once, so that an interrupted run leaves whole rows.
+    """Writes rows, all of a chunk at once, so that an interrupted run leaves whole rows.
 
     Parameters
     ----------

@@ -163,7 +163,7 @@ def _splits(photographs: Labelled, folds: int) -> _Splits:
 def _measured_and_fitted(
     detector: Any, photographs: Labelled, splits: _Splits, calibrate: bool
 ) -> tuple[Any, npt.NDArray[np.float64]]:
-    """Fit a detector per fold and one on all; return that, and what the folds' ones predict."""
+    """Fit one detector per fold and one on all; return the latter, and the folds' predictions."""
     paths, labels = photographs.paths, photographs.labels.astype(str)
     scores = np.empty(len(labels))
     everything = np.arange(len(labels))
@@ -192,7 +192,7 @@ def _measured_and_fitted(
 
 
 def _score(detector: Any, paths: Any, calibrate: bool) -> npt.NDArray[np.float64]:
-    """Return what is calibrated, which is what scikit-learn would take, or the probability."""
+    """Return the scores that scikit-learn would calibrate, or the probabilities."""
     if calibrate and hasattr(detector, "decision_function"):
         return np.asarray(detector.decision_function(paths), dtype=np.float64)
     return np.asarray(detector.predict_proba(paths)[:, 1], dtype=np.float64)
@@ -201,7 +201,7 @@ def _score(detector: Any, paths: Any, calibrate: bool) -> npt.NDArray[np.float64
 def _calibrated(
     scores: npt.NDArray[np.float64], labels: Any, rows: npt.NDArray[np.intp]
 ) -> CalibratedClassifierCV:
-    """Calibrate by the scores of some rows, which stand in for what a detector says of images."""
+    """Calibrate with the scores of some rows, which stand in for a detector's output on images."""
     classes = np.unique(labels)
     known = Judged(
         np.stack([-scores, scores], axis=1), classes, lambda: classes[(scores > 0).astype(int)]

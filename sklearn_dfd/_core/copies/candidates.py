@@ -79,7 +79,7 @@ def candidates(
     parallel: Parallel,
     verbose: int | bool = 0,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Find the thumbnails most like each, whole and in parts.
+    """Find the most similar thumbnails for each, whole and in parts.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def candidates(
 
 
 class _Search:
-    """Descriptors of thumbnails, and the search for those most alike.
+    """Descriptors of thumbnails, and the search for the most similar ones.
 
     Parameters
     ----------
@@ -319,6 +319,6 @@ def _coarse(
     x = thumbs.reshape(-1, SIDE).astype(np.float32) @ columns.T
     x = (rows @ x.reshape(n, SIDE, -1)).reshape(n, -1)
     x -= x @ _BLUR_OF_ALL
-    # The local contrast is normalised, so that a dark corner counts as much as a bright one.
+    # The local contrast is normalised, so a dark corner counts as much as a bright one.
     x /= np.sqrt((x * x) @ _BLUR_OF_ALL + _NOISE**2)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)

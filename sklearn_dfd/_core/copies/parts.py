@@ -2,8 +2,8 @@
 
 A pasted eye covers a few pixels of a thumbnail, so it is searched for in detail: corners and blobs
 that look the same in both images and lie in the same arrangement. Nothing is drawn at random while
-two images are compared: each feature has a size and a direction, so that each pair of features
-says where all others would have to be.
+two images are compared: each feature has a size and a direction, so each pair of features says
+where all others would have to be.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from sklearn_dfd._core.copies.local_features import Features, mirror
 _FEATURES_PER_CELL = 400  # at least
 _CELL_GROWTH = 0.6  # features per cell for each square root of all, which takes the least time
 _N_CELLS_TRIED = 3
-_N_ALIKE = 16  # other features that one may be like; one with so many tells nothing
+_N_ALIKE = 16  # other features that one may resemble; one that resembles this many says nothing
 _ALIKE = 0.95  # least cosine of two descriptors
 _N_VOTES = 3  # features alike that make two images worth comparing
 _AT_ONCE = 512

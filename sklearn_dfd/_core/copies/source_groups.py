@@ -60,14 +60,14 @@ def find_source_groups(
         Paths, PIL images, uint8 arrays or encoded bytes, as for
         :meth:`MobileNetV2Features.transform`. Each is read once.
     threshold : float, default=0.89
-        Similarity from which two images are linked, above 0 and up to 1. Look at the pairs that
-        :func:`find_copies` finds around it before you change it: a false link merges two groups,
-        which wastes a little data; a missed link makes a score too high.
+        Lowest similarity at which two images are linked, above 0 and up to 1. Before you change it,
+        look at the pairs that :func:`find_copies` finds just above and below it: a false link
+        merges two groups, which wastes a little data; a missed link makes a score too high.
     mirrored : bool, default=False
-        Whether mirror images are recognised too. This takes twice the time.
+        Whether to recognise mirror images too. This takes twice the time.
     parts : bool, default=False
-        Whether images are linked, too, that share only a part, such as eyes or a mouth pasted from
-        one into the other; see the notes of :func:`find_copies`. This needs OpenCV:
+        Whether to link also images that share only a part, such as eyes or a mouth pasted from one
+        into the other; see the notes of :func:`find_copies`. This needs OpenCV:
         ``pip install "sklearn-dfd[copies]"``.
     n_jobs : int, default=None
         Number of threads that read and compare images, as in joblib; None means one.
@@ -142,10 +142,10 @@ def find_copies(
     threshold : float, default=0.89
         Lowest similarity of a pair, above 0 and up to 1.
     mirrored : bool, default=False
-        Whether mirror images are recognised too. This takes twice the time.
+        Whether to recognise mirror images too. This takes twice the time.
     parts : bool, default=False
-        Whether images are linked, too, that share only a part, such as eyes or a mouth pasted from
-        one into the other; see Notes. This needs OpenCV: ``pip install "sklearn-dfd[copies]"``.
+        Whether to link also images that share only a part, such as eyes or a mouth pasted from one
+        into the other; see Notes. This needs OpenCV: ``pip install "sklearn-dfd[copies]"``.
     n_jobs : int, default=None
         Number of threads that read and compare images, as in joblib; None means one.
     verbose : int, default=0
@@ -156,13 +156,14 @@ def find_copies(
     pairs : ndarray of shape (n_pairs, 2), dtype int64
         Two rows of ``X``, the smaller one first; or a row of ``X`` and a row of ``Y``. The most
         similar pair comes first. An image that has many copies is paired with the nearest few only.
-        Of identical files in ``X`` only the first is paired with other images; of a photograph and
-        its views in ``X`` only the first is sure to be paired with the other views.
+        If ``X`` contains identical files, only the first is paired with other images; if it
+        contains a photograph and its views, only the first of these is sure to be paired with the
+        others.
     similarity : ndarray of shape (n_pairs,), dtype float64
         Similarity of each pair: the correlation that its best windows reach (see Notes), or 1 for
         identical files and for views of one photograph. With ``parts=True``, it is at least
-        ``n / (n + 1)`` for images that share n features, so that the default threshold links those
-        that share 9.
+        ``n / (n + 1)`` for images that share n features, so the default threshold links those that
+        share 9.
 
     Raises
     ------
@@ -180,10 +181,10 @@ def find_copies(
     and a frame that was added to a copy does not hide it: bars of one colour on opposite sides are
     cut off first, and larger areas of one colour are filled in from their surroundings, in
     thumbnails of 48 x 48 grey pixels. A patterned frame may stay, and so may a mask that
-    compression has made uneven or that lies beside much else of one colour: then unrelated
+    compression has made uneven or that lies next to a large area of one colour: then unrelated
     photographs may be linked.
 
-    The thumbnails are freed of light and shade by a difference of Gaussians [1]_. First, still
+    Light and shade are removed from the thumbnails by a difference of Gaussians [1]_. First, even
     smaller thumbnails are compared as wholes, each with parts of the others: the twenty nearest of
     each image in parts, and the four nearest of each as a whole, are candidates.
 
@@ -193,21 +194,21 @@ def find_copies(
     searched for too; what the best three tenths of these reach, less 0.045, is the similarity if it
     is higher. Both are repeated with 2 % cut off each side of one image or the other.
 
-    Of hundreds of copies of one photograph each is paired with some, not with all, so that they may
-    fall into a few groups. Time grows with the square of the number of images, memory in proportion
-    to it.
+    If there are hundreds of copies of one photograph, each is paired with some of them, not with
+    all, so they may form several groups. Time grows with the square of the number of images, memory
+    in proportion to it.
 
     With ``parts=True``, local features (SIFT [3]_, compared as in [4]_) are searched for as well,
     up to 300 in each image, in grey and with a longer side of 400 pixels. Two images share a
     feature if it looks nearly the same in both and unlike all others of the same image, and lies
     where it must if one image is shifted, turned by up to 45 degrees and scaled by up to 2.5 to fit
-    the other. A feature that 16 or more others are like does not count.
+    the other. A feature that 16 or more others resemble does not count.
 
     This links images that have a part in common, wherever it comes from: eyes or a mouth that were
-    pasted, but also two shots of one scene, cloths of one pattern, and a large sign or watermark
-    that was put into unrelated photographs: cut it off first. A part with few corners, such as
-    plain skin, or one that was blurred, is missed. The features take 43 kB per image, and twice as
-    much during the search, whose time grows with the power 1.5 of the number of images.
+    pasted, but also two shots of one scene, cloths of one pattern, and a large sign or watermark in
+    unrelated photographs, which is best cut off first. A part with few corners, such as plain skin,
+    or one that was blurred, is missed. The features take 43 kB per image, and twice as much during
+    the search, whose time grows with the power 1.5 of the number of images.
 
     References
     ----------
@@ -249,7 +250,7 @@ def check_leakage(
     """Raise an error if a test image was made from a photograph in the training set.
 
     Views (:class:`~sklearn_dfd.augmentation.View`) count as made from their photograph, whatever
-    they show. What else is recognised is described at :func:`find_copies`.
+    they show. :func:`find_copies` describes what else is recognised.
 
     Parameters
     ----------
@@ -259,10 +260,10 @@ def check_leakage(
         Lowest similarity at which two images count as made from the same photograph, above 0 and up
         to 1.
     mirrored : bool, default=False
-        Whether mirror images are recognised too. This takes twice the time.
+        Whether to recognise mirror images too. This takes twice the time.
     parts : bool, default=False
-        Whether images are linked, too, that share only a part, such as eyes or a mouth pasted from
-        one into the other; see the notes of :func:`find_copies`. This needs OpenCV:
+        Whether to link also images that share only a part, such as eyes or a mouth pasted from one
+        into the other; see the notes of :func:`find_copies`. This needs OpenCV:
         ``pip install "sklearn-dfd[copies]"``.
     n_jobs : int, default=None
         Number of threads that read and compare images, as in joblib; None means one.

@@ -1,4 +1,4 @@
-"""Grey thumbnails, freed of frames and masks, and parts of them."""
+"""Grey thumbnails, without frames and masks, and parts of them."""
 
 from typing import TypeAlias
 
@@ -32,7 +32,7 @@ def _unframed(grey: np.ndarray) -> np.ndarray:
     for _ in range(2 * _N_FRAMES):
         unlike = np.abs(grey - np.median(grey[0])) > _FRAME_NOISE
         share = unlike.mean(axis=1)
-        # A bar ends abruptly, a plain background little by little, where somebody's head begins.
+        # A bar ends abruptly, a plain background gradually, where a head begins.
         (start, end), (stop, other_end) = (
             (np.argmax(lines > 0.1), np.argmax(lines > 0.5)) for lines in (share, share[::-1])
         )

@@ -1,6 +1,6 @@
 """Two thumbnails compared window by window: the correlation that the best windows reach.
 
-All arrays have pixels first and pairs last, so that each operation runs over many pairs at once.
+All arrays have pixels first and pairs last, so each operation runs over many pairs at once.
 """
 
 from itertools import product
@@ -174,7 +174,7 @@ def _agreement(
         together *= x_scale
         np.multiply(together, y_scale[here], out=found[down, right])
     # All windows must be shifted by the same distance, but for what a wrong scale makes of it:
-    # windows that are free to move find a hairline or a shoulder of somebody else.
+    # windows that are free to move find a hairline or a shoulder of someone else.
     found = _highest_nearby(_highest_nearby(found, axis=0), axis=1)
     # A flat window matches nothing or anything, so it counts only where one of the two is not flat.
     spread = np.maximum(x_spread, y_spread[at_rest, at_rest])

@@ -1,4 +1,4 @@
-"""Arrays as images: which dtypes and shapes are images, and how to convert what is none."""
+"""Arrays as images: which dtypes and shapes are images, and how to convert others."""
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,7 @@ def check_array(image: npt.NDArray[np.generic], *, n_axes: int, name: str) -> No
 
 
 def _how_to_convert(image: npt.NDArray[np.generic], name: str) -> str:
-    """Say how values of another dtype become uint8, by what they are."""
+    """Say how to convert values of another dtype to uint8, depending on their range."""
     if image.dtype.kind not in "biuf":
         return "values of this type are not pixels"
     if image.size == 0:

@@ -1,7 +1,7 @@
 """Embedded colour profiles: which of them call for a conversion to sRGB, and that conversion.
 
-Photographs of phones are mostly in Display P3, edited ones mostly in sRGB. Read as if they were in
-one colour space, they would be told apart by their camera.
+Photographs from phones are usually in Display P3, edited ones usually in sRGB. If both were read as
+if they were in one colour space, a detector could tell them apart by their camera.
 """
 
 import io
@@ -34,7 +34,7 @@ def may_hold_a_profile(raw: bytes) -> bool:
     Returns
     -------
     may : bool
-        False where there is none for certain.
+        False if there is certainly none.
     """
     scan = first_scan(raw)  # it would take a tenth of the time of decoding to look further
     if scan is not None:
@@ -53,8 +53,8 @@ def profile_to_convert(image: Image.Image) -> bytes | None:
     Returns
     -------
     profile : bytes or None
-        None where there is no profile, its colours are those of sRGB, it is damaged, or it does
-        not belong to images of this mode: then the colours are taken for sRGB.
+        None if there is no profile, its colours are those of sRGB, it is damaged, or it does not
+        belong to images of this mode. The colours are then treated as sRGB.
     """
     profile = image.info.get("icc_profile")
     mode = "CMYK" if image.mode == "CMYK" else "RGB"

@@ -62,8 +62,8 @@ class DerivedImage(NamedTuple):
         All that determines it apart from `raw`. Another version of `render` needs another one.
     render : callable
         Function of the upright RGB image and a `numpy.random.RandomState` that returns another
-        image. The generator is seeded by `content_digest` of all this, so that the result depends
-        on nothing else.
+        image. The generator is seeded by `content_digest` of all this, so the result depends on
+        nothing else.
     on_square : callable or None, default=None
         Function that makes the same pixels from the resized square of `raw`, so that an image and
         this one are decoded once; None where there is none.
@@ -85,7 +85,7 @@ class Decoding(NamedTuple):
     max_pixels : int or None, default=None
         See `check_header`.
     fast : bool, default=False
-        Whether large JPEG files are decoded at a reduced scale, see `load_rgb`.
+        Whether large JPEG files are decoded at a reduced scale; see `load_rgb`.
     """
 
     image_size: int
@@ -98,8 +98,8 @@ class Decoding(NamedTuple):
 MIN_SIDE = 2
 
 #: Formats that are never opened: EPS starts Ghostscript and WMF Windows' own renderer on bytes of
-#: unknown origin, and IPTC is a container that may hold either. BLP and FITS are containers, too;
-#: they unpack their content at once, beyond the limit of time and, in older releases of Pillow, of
+#: unknown origin, and IPTC is a container that may hold either. BLP and FITS are containers too:
+#: they are unpacked all at once, beyond the limit of time and, in older releases of Pillow, of
 #: memory.
 _REFUSED_FORMATS = frozenset({"BLP", "EPS", "FITS", "IPTC", "WMF"})
 
@@ -110,10 +110,12 @@ USUAL_MAX_PIXELS = 2**30 // 4 // 3
 _DECODED_AT_ONCE = frozenset({"ICO"})
 
 #: Seconds of one core's time that decoding one image may take. A photograph takes 0.02; a small
-#: file made for the purpose, such as a JPEG of thousands of scans, keeps a decoder busy for hours.
+#: file made for the purpose, such as a JPEG with very many scans, can keep a decoder busy for
+#: hours.
 DECODING_SECONDS = 60
-#: Bytes of a JPEG file that are decoded between two looks at the clock; more of a file in a single
-#: scan, which takes no longer than its pixels account for, since the decoder is faster with more.
+#: Bytes of a JPEG file that are decoded between two checks of the clock. The number is larger for a
+#: file with a single scan, which takes no longer than its pixels account for: the decoder is faster
+#: with larger blocks.
 _BLOCK, _BLOCK_OF_ONE_SCAN = 2**12, 2**18
 
 _TRANSPOSE: dict[object, Image.Transpose] = {  # EXIF orientation -> what turns the picture upright
@@ -144,8 +146,8 @@ def content_digest(raw: RawImage) -> bytes:
     digest : bytes of length 16
         BLAKE2b hash. Of encoded bytes it is the hash of the bytes themselves, since decoding would
         cost a hundred times as much; of images in memory, that of the size and the RGB pixels, so
-        that two of them have the same digest exactly if they show the same picture (colour
-        profiles apart, see `feature_digest`). That of a derived image depends on what it is made
+        that two of them have the same digest if and only if they show the same picture (colour
+        profiles apart: see `feature_digest`). That of a derived image depends on what it is made
         from and on its signature, and needs no rendering.
 
     Raises
@@ -180,9 +182,9 @@ def feature_digest(raw: RawImage, max_pixels: int | None = None) -> bytes:
     Returns
     -------
     digest : bytes
-        `content_digest`, followed by what else determines the pixels: the colour profile, where
-        there is one to convert, and that ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` is set, for a
-        file that might be truncated.
+        `content_digest`, followed by whatever else determines the pixels: the colour profile, if
+        there is one to convert, and, for a file that might be truncated, whether
+        ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` is set.
 
     Raises
     ------
@@ -193,7 +195,7 @@ def feature_digest(raw: RawImage, max_pixels: int | None = None) -> bytes:
 
 
 def decoding_mark(raw: RawImage, max_pixels: int | None = None) -> bytes:
-    """Return the part of `feature_digest` that is not the content; mostly empty.
+    """Return the part of `feature_digest` that is not the content; usually empty.
 
     Parameters
     ----------
@@ -252,15 +254,15 @@ def check_header(raw: RawImage, max_pixels: int | None = None, fast_for: int | N
         Number of pixels that an image file may have, whatever limit Pillow is set to; None for
         ``PIL.Image.MAX_IMAGE_PIXELS``, as this process has set it.
     fast_for : int or None, default=None
-        Side of the square for which ``load_rgb(fast=True)`` will decode the image. Of a JPEG file
-        the pixels that are decoded count, unless the decoder holds the whole image in memory, as
-        it does for progressive files. None counts the pixels that the file has.
+        Side of the square for which ``load_rgb(fast=True)`` will decode the image. For a JPEG file,
+        the pixels that are decoded count, unless the decoder holds the whole image in memory, as it
+        does for progressive files. None counts all pixels of the file.
 
     Raises
     ------
     ValueError
-        If the bytes begin no known image format, a side is shorter than `MIN_SIDE`, the image has
-        more pixels than it may have, or its values have no defined white level.
+        If the bytes do not begin like a known image format, a side is shorter than `MIN_SIDE`, the
+        image has too many pixels, or its values have no defined white level.
     """
     raw = innermost(raw)
     if isinstance(raw, RawFrame):
@@ -285,7 +287,7 @@ def open_lazily(file: IO[bytes]) -> Image.Image:
     Raises
     ------
     ValueError
-        If the file begins no known image format, or one that cannot be opened without decoding it,
+        If the file does not begin like a known image format that can be opened without decoding,
         its header is damaged, or it has more than twice as many pixels as Pillow allows.
     """
     with _guarded(None):
@@ -305,10 +307,10 @@ def open_lazily(file: IO[bytes]) -> Image.Image:
 def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
     """Decode an image to sRGB, upright, with eight bits per channel.
 
-    Transparency is dropped, not blended; of an animation the first frame is taken; 16-bit grey is
-    scaled by 1 / 257 and rounded. Where a colour profile is embedded that differs from sRGB, the
-    colours are converted. A damaged profile, that of a grey image, and one of another kind of
-    image than this are ignored.
+    Transparency is dropped, not blended; only the first frame of an animation is used; 16-bit grey
+    is scaled by 1 / 257 and rounded. If an embedded colour profile differs from sRGB, the colours
+    are converted. A profile is ignored if it is damaged, belongs to a grey image, or is for another
+    kind of image.
 
     Parameters
     ----------
@@ -330,7 +332,7 @@ def to_rgb(raw: RawImage, max_pixels: int | None = None) -> Image.Image:
         more than `DECODING_SECONDS`.
     """
     if isinstance(raw, DerivedImage):
-        # RandomState, since NumPy promises its numbers for ever, and not those of a Generator
+        # RandomState: NumPy guarantees that its numbers never change, unlike those of a Generator
         seed = np.frombuffer(content_digest(raw), dtype="<u4")
         image = raw.render(to_rgb(raw.raw, max_pixels), np.random.RandomState(seed)).convert("RGB")
         image.info = {}
@@ -461,7 +463,7 @@ def _decoded(
 
 
 def _was_closed(image: Image.Image) -> bool:
-    """Tell whether a PIL image was closed before its pixels were read."""
+    """Return whether a PIL image was closed before its pixels were read."""
     try:
         _ = image.im  # a ValueError where the image itself was closed
     except ValueError:
@@ -582,7 +584,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise _Fault(_no_white_level("beyond 16 bits"))
-    # 257 is odd, so that no value lies halfway and adding half of it rounds exactly
+    # 257 is odd, so no value lies halfway, and adding half of it rounds exactly
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 

@@ -24,7 +24,7 @@ def _jpeg(image: Image.Image, quality: float) -> Image.Image:
 
 
 def _blur(image: Image.Image, sigma: float) -> Image.Image:
-    # Pillow takes a number of numpy's for one for each axis
+    # Pillow takes a NumPy number for one number per axis
     return image.filter(ImageFilter.GaussianBlur(float(sigma)))
 
 
@@ -123,8 +123,8 @@ def distort(
     Parameters
     ----------
     image : path, PIL image, ndarray of uint8, bytes or binary file object
-        The image. It is not modified. Arrays are in RGB order; for one of OpenCV, which is in BGR
-        order, pass ``image[..., ::-1]``.
+        The image. It is not modified. Arrays are in RGB order; an array from OpenCV is in BGR
+        order, so pass ``image[..., ::-1]``.
 
     distortion : {"jpeg", "resize", "blur", "noise", "brightness"}
         How the image is changed, at its own size and upright:

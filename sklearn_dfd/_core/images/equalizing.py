@@ -1,4 +1,4 @@
-"""Images that are encoded anew when they are needed, all in the same way."""
+"""Images that are encoded again when they are needed, all in the same way."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -35,8 +35,8 @@ class EqualizedImage(ImageView):
     """A photograph saved again as JPEG, in the same way as all others, when it is needed.
 
     :func:`equalize_encoding` makes these. Such an image stands in ``X`` like any other, in place of
-    its photograph: it is a small value without pixels of its own, and counts as an original where
-    photographs and their views are told apart.
+    its photograph. It is a small value without pixels of its own, and counts as an original, not as
+    a view of its photograph.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class EqualizedImage(ImageView):
         return to_rgb(self._encoded(image), max_pixels=_LONGEST_SIDE**2)
 
     def to_bytes(self) -> bytes:
-        """Save the photograph as it is saved wherever it is used.
+        """Save the photograph in the way in which it is saved wherever it is used.
 
         Returns
         -------
@@ -159,14 +159,14 @@ def equalize_encoding(
 ) -> npt.NDArray[np.object_]:
     """Give all images the same format, tables, subsampling and metadata.
 
-    A detector that is trained on the result cannot learn in which program or with which quality a
-    file was saved from its header, since every image is decoded, turned upright, and saved again as
-    JPEG with one quality and 4:2:0 subsampling, without metadata. Nothing is read here: each image
+    A detector that is trained on the result cannot learn from the header with which program or
+    quality a file was saved, since every image is decoded, turned upright, and saved again as JPEG
+    with the same quality and 4:2:0 subsampling, without metadata. Nothing is read here: each image
     is made when it is needed, and its features are kept like those of any other image. Equalise the
     images that are tested or judged later, too.
 
-    Traces of an earlier compression in the pixels are covered, not removed: the lower the quality,
-    and the more the image is reduced, the less is left of them, and of the traces of an edit.
+    Traces of an earlier compression in the pixels are covered, not removed. The lower the quality,
+    and the more the image is reduced, the less is left of them, but also of the traces of an edit.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def equalize_encoding(
     image_size : int or None, default=None
         Side in pixels of the square that photographs are resized to before they are saved (aspect
         ratio not kept), such as the ``image_size`` of the detector. None keeps their sizes, which
-        may give labels away, too.
+        may reveal labels, too.
 
     Returns
     -------
@@ -195,7 +195,7 @@ def equalize_encoding(
 
     See Also
     --------
-    sklearn_dfd.model_selection.check_shortcuts : Measures what the files give away.
+    sklearn_dfd.model_selection.check_shortcuts : Measures what the files reveal about the labels.
 
     Examples
     --------

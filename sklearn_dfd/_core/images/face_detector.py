@@ -155,7 +155,7 @@ def overlap(one: Face, other: Face) -> float:
 
 
 def are_one_face(one: Face, other: Face) -> bool:
-    """Tell whether two boxes overlap so much that they are taken for boxes of one face.
+    """Return whether two boxes overlap so much that they count as boxes of one face.
 
     Parameters
     ----------

@@ -35,16 +35,16 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 _VERSION = 1  # changes whenever another box would be cut out of the same image
 _NO_FACE = "no face was found in it"
-# Seconds from a frame of a film to those whose boxes smooth its own. They are all later, so that
-# the film is decoded in one direction.
+# Seconds from a frame of a film to those whose boxes smooth its own. They are all later, so the
+# film is decoded in one direction.
 _LATER = (0.1, 0.2)
 
 
 def _followed_face(image: Image.Image, later: Iterable[Image.Image]) -> Face | None:
     """Find the largest face in an image, and smooth its box over images that follow it.
 
-    The box is the mean of those of one face. A face that is not found in the image itself, as
-    happens in a blurred frame, counts if two later ones show it in the same place.
+    The box is the mean of the boxes of one face. A face that is not found in the image itself, as
+    happens in a blurred frame, counts if two later images show it in the same place.
     """
     boxes = []
     faces = find_faces(image)
@@ -75,8 +75,8 @@ class FaceCrop(ImageView):
     """The largest face in a photograph, which is cut out with a margin when it is needed.
 
     :class:`FaceCrops` makes these. Such an image stands in ``X`` like any other and replaces its
-    photograph: it is a small value without pixels of its own, and counts as an original where
-    photographs and their views are told apart.
+    photograph. It is a small value without pixels of its own, and counts as an original, not as a
+    view of its photograph.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class FaceCrop(ImageView):
     Raises
     ------
     ValueError
-        If `margin` is negative or not finite, or `on_missing` is none of the three values.
+        If `margin` is negative or not finite, or `on_missing` is not one of the three values.
 
     Examples
     --------
@@ -134,7 +134,7 @@ class FaceCrop(ImageView):
         return self.on_missing != "full"
 
     def forgives(self, fault: str) -> bool:
-        """Tell whether a fault gives a row of NaN instead of an error.
+        """Return whether a fault gives a row of NaN instead of an error.
 
         Parameters
         ----------

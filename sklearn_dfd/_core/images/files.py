@@ -1,4 +1,4 @@
-"""Open a file that a person named, and say in words why it cannot be."""
+"""Open a file that a person named, and say in words why it cannot be opened."""
 
 import os
 import re
@@ -7,9 +7,9 @@ from typing import IO
 
 from sklearn_dfd._core.messages import brief
 
-#: Bytes that a photograph's file may have: what is behind a path may have no end.
+#: Number of bytes that the file of a photograph may have: what is behind a path may be endless.
 MAX_BYTES = 2**30
-#: What is wrong with a longer one.
+#: What is wrong with a longer file.
 TOO_LONG = f"it is larger than {MAX_BYTES:,} bytes, as no photograph is"
 
 _URL = re.compile(r"(data:|[a-z][a-z0-9+.-]+:/)", re.IGNORECASE)
@@ -24,7 +24,7 @@ def open_file(path: "str | os.PathLike[str]", *, of_any_size: bool = False) -> I
     path : path
         The path, which may begin with ``~``.
     of_any_size : bool, default=False
-        Whether the file may have more than `MAX_BYTES`, as films have.
+        Whether the file may have more than `MAX_BYTES`, as films do.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def open_file(path: "str | os.PathLike[str]", *, of_any_size: bool = False) -> I
     Raises
     ------
     OSError, ValueError
-        If the path is not that of a regular file that can be read, or no file can have it.
+        If the path does not lead to a regular file that can be read, or no file can have this path.
     """
     path = os.path.expanduser(path)
     try:
@@ -55,7 +55,7 @@ def open_file(path: "str | os.PathLike[str]", *, of_any_size: bool = False) -> I
 def without_the_path(
     error: OSError | ValueError, path: "str | os.PathLike[str]"
 ) -> OSError | ValueError:
-    """Say in words what the system says of a path, which its own text repeats.
+    """Say in words what the system's error says, without the path that its own text repeats.
 
     Parameters
     ----------

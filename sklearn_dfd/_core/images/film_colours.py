@@ -13,7 +13,7 @@ from sklearn_dfd._core.validation import import_extra
 _BT709, _BT601 = 1, 6
 _KNOWN = {_BT709: 1, 4: 4, 5: 5, _BT601: 5, 7: 7, 9: 9}
 _SAY_NOTHING = (0, 2, 3)  # of a picture that is not RGB: RGB, unspecified and reserved
-# Larger pictures have the colours of BT.709 where they do not say; smaller ones those of BT.601.
+# If no matrix is named, larger pictures have the colours of BT.709, smaller ones those of BT.601.
 _LARGEST_OF_BT601 = (1279, 576)
 _FULL_RANGE = 2
 
@@ -35,7 +35,8 @@ def matrix_of(frame: Any) -> int | None:
     Parameters
     ----------
     frame : av.VideoFrame
-        The frame. Where it does not name its matrix, that of its size is taken, as players do.
+        The frame. If it does not name its matrix, the one that is usual for its size is assumed, as
+        players do.
 
     Returns
     -------
@@ -72,7 +73,7 @@ def to_rgb_pixels(frame: Any) -> npt.NDArray[np.uint8]:
         format="rgb24",
         src_colorspace=matrix or None,
         dst_color_range=_FULL_RANGE,
-        # slower than FFmpeg's default, which is off by up to two of 255 levels, and by machine
+        # slower than FFmpeg's default, whose error is up to two of 255 levels and varies by machine
         interpolation=how.BILINEAR | how.FULL_CHR_H_INT | how.ACCURATE_RND | how.BITEXACT,
         threads=1,
     )
@@ -81,7 +82,7 @@ def to_rgb_pixels(frame: Any) -> npt.NDArray[np.uint8]:
 
 
 def orientation_of(frame: Any) -> Image.Transpose | None:
-    """Find out how a frame is turned upright.
+    """Find the transposition that turns a frame upright.
 
     Parameters
     ----------

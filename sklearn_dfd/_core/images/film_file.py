@@ -24,7 +24,7 @@ class _TimeIsUpError(Exception):
 class TimedFile:
     """A file for FFmpeg, which can be read for a limited time of the thread.
 
-    It raises nothing into FFmpeg, which drops what is raised, and PyAV prints it.
+    It raises nothing into FFmpeg: FFmpeg would drop the error, and PyAV would print it.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class TimedFile:
     def read(self, size: int) -> bytes:
         """Read for FFmpeg."""
         if time.thread_time() > self._deadline:
-            return b""  # as at the end of the file: check_clock says more to those who ask FFmpeg
+            return b""  # as at the end of the file: check_clock gives the real reason
         try:
             return self._file.read(size)
         except OSError as error:
@@ -84,11 +84,11 @@ class TimedFile:
 
 
 def refuse_to_open(*args: Any, **kwargs: Any) -> NoReturn:
-    """Refuse to open another file, in place of FFmpeg's own way to do it."""
+    """Refuse to open another file; FFmpeg calls this instead of its own function."""
     raise PermissionError("a film may not open other files")
 
 
 def reason_of(error: Exception) -> str:
-    """Say briefly what FFmpeg says, without the name that it gives a file."""
+    """Return FFmpeg's error message in short, without the name that it gives the file."""
     said = getattr(error, "strerror", None)
     return f"{type(error).__name__}: {said}" if said else brief(error)

@@ -29,8 +29,8 @@ class VideoFrame(LazyImage):
         Path of the film. A leading ``~`` is the home directory.
 
     time : float
-        The time in seconds that is written in the film for this frame. Any other time stands for
-        the frame that is shown then, and a time before the first frame for the first one.
+        The time in seconds that the film records for this frame. Any other time means the frame
+        that is shown then, and a time before the first frame means the first one.
 
     Raises
     ------
@@ -78,7 +78,7 @@ class VideoFrame(LazyImage):
         Parameters
         ----------
         seconds : float
-            The seconds. The film may end before.
+            How many seconds later. The film may end earlier.
 
         Returns
         -------
@@ -108,7 +108,7 @@ class VideoFrame(LazyImage):
         Returns
         -------
         image : PIL image of mode RGB
-            The frame, upright, with as many pixels as are stored: where they are not square, the
+            The frame, upright, with the stored number of pixels: if pixels are not square, the
             image is wider or narrower than a player shows it.
 
         Raises

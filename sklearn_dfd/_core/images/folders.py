@@ -38,7 +38,7 @@ def files_below(
     Yields
     ------
     file : Path
-        Hidden files, and what desktops leave behind, are passed over.
+        Hidden files, and what desktops leave behind, are skipped.
     """
     real = os.path.realpath(folder)
     if real in seen:

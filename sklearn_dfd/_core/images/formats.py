@@ -81,7 +81,7 @@ _OTHERS: tuple[tuple[Callable[[bytes], bool], str], ...] = (
 def register_plugin(raw: bytes) -> bool:
     """Register the plugin that reads a file with Pillow, where it is installed.
 
-    A worker process thus reads what the process reads that started it.
+    A worker process thus reads the same formats as the process that started it.
 
     Parameters
     ----------

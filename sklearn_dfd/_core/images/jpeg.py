@@ -28,9 +28,9 @@ class Scan(NamedTuple):
     position : int
         Where it begins in the content of the file; all metadata that are read come before.
     is_only : bool
-        Whether it holds the whole image, so that a decoder needs no more than a few rows of it at
-        a time. In several scans, as in progressive files, the coefficients of the whole image are
-        in memory at its full size, and a small file can have thousands of them.
+        Whether it holds the whole image, in which case a decoder needs only a few rows of it at a
+        time. In several scans, as in progressive files, the coefficients of the whole image are in
+        memory at its full size, and a small file can have thousands of them.
     """
 
     position: int
@@ -66,7 +66,7 @@ def first_scan(raw: bytes) -> Scan | None:
 
 
 def scale_down(image: Image.Image, side: int) -> Box | None:
-    """Have an image decoded at the smallest scale that keeps both sides twice as long as needed.
+    """Set an image to be decoded at the smallest scale with sides twice as long as needed.
 
     Parameters
     ----------
@@ -78,9 +78,9 @@ def scale_down(image: Image.Image, side: int) -> Box | None:
     Returns
     -------
     box : tuple of 4 float or None
-        The part of the decoded image that is the picture: where the scale does not divide a side,
-        the last row or column lies partly outside of it. None where the scale is 1, as it is for
-        small images and for formats other than JPEG.
+        The part of the decoded image that is the picture: if the scale does not divide a side, the
+        last row or column lies partly outside of it. None where the scale is 1, as it is for small
+        images and for formats other than JPEG.
     """
     if image.format not in _FORMATS:
         return None

@@ -56,11 +56,11 @@ def read_source(source: Any) -> RawImage:
     Raises
     ------
     OSError
-        If the path is not that of a regular file that can be read: FileNotFoundError,
-        IsADirectoryError, PermissionError, or OSError itself for pipes, devices, loops of links
-        and files of more than 1 GiB.
+        If the path does not lead to a regular file that can be read: FileNotFoundError,
+        IsADirectoryError, PermissionError, or OSError itself for pipes, devices, loops of links and
+        files of more than 1 GiB.
     TypeError
-        If ``source`` is nothing that can be an image.
+        If ``source`` cannot be an image.
     ValueError
         If the file is empty or closed, no file can have this path, or an array has the wrong
         shape.
@@ -94,7 +94,7 @@ def read_source(source: Any) -> RawImage:
 
 
 class Reader:
-    """Reads images one after another, and one that comes twice in a row once.
+    """Reads images one after another, and only once if one comes twice in a row.
 
     A photograph and its views thus share the bytes of one file.
     """
@@ -167,7 +167,7 @@ def read_each(
     rows: Sequence[int],
     apply: Callable[..., Iterable[Any]],
 ) -> Iterator[tuple[Any, str | None]]:
-    """Read images as `read_all` does, and say of each what is wrong with it.
+    """Read images as `read_all` does, and say what is wrong with each.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def read_each(
 def _runs(
     images: Sequence[Any] | npt.NDArray[np.uint8], rows: Sequence[int]
 ) -> Iterator[list[int]]:
-    """Yield rows one by one, but those of frames of one film that follow each other together."""
+    """Yield rows one by one, except that successive frames of one film come together."""
     run: list[int] = []
     whole = None  # what the images of the run are part of
     for row in rows:

@@ -68,11 +68,11 @@ class ImageView(ABC):
 
     @property
     def may_refuse(self) -> bool:
-        """Whether `render` may raise a ValueError although the source can be used."""
+        """Whether `render` may raise a ValueError even if the source can be used."""
         return False
 
     def forgives(self, fault: str) -> bool:
-        """Tell whether an image with this fault is a row of NaN where others are errors."""
+        """Return whether this fault gives the image a row of NaN instead of raising an error."""
         return False
 
     @property
@@ -146,7 +146,7 @@ def as_image_list(X: Any) -> Sequence[Any] | npt.NDArray[np.uint8]:
     Raises
     ------
     TypeError
-        If ``X`` is a single image, or nothing that can hold images.
+        If ``X`` is a single image, or not a collection that can hold images.
     ValueError
         If ``X`` holds no image, several columns, or arrays of another shape, or if it may be one
         image as well as several.
@@ -245,7 +245,7 @@ def _from_array(X: npt.NDArray[Any]) -> Sequence[Any] | npt.NDArray[np.uint8]:
             "X[..., np.newaxis] for grey ones."
         )
     check_array(X, n_axes=3, name="X")
-    # with an axis of channels a slice of it cannot be taken for one image either
+    # with an axis of channels, a slice of it cannot be mistaken for one image either
     return X[..., np.newaxis] if X.ndim == 3 else X
 
 
@@ -278,7 +278,7 @@ def describe(source: Any) -> str:
     Returns
     -------
     name : str
-        The quoted path, also of a PIL image or a file object that knows its file, or the kind of
+        The quoted path, even of a PIL image or a file object that knows its file, or the kind of
         image; for a view, what it is a view of.
 
     Examples
@@ -378,8 +378,8 @@ def number_by_origin(images: Sequence[Any] | npt.NDArray[np.uint8]) -> npt.NDArr
     Returns
     -------
     numbers : ndarray of shape (n_images,), dtype int64
-        Numbers from 0 in order of appearance. Paths and bytes have the same origin if they are
-        equal, other images if they are the same object: nothing is read.
+        Numbers from 0 in order of appearance. Nothing is read: paths and bytes have the same origin
+        if they are equal, other images if they are the same object.
 
     Examples
     --------
@@ -395,7 +395,7 @@ def number_by_origin(images: Sequence[Any] | npt.NDArray[np.uint8]) -> npt.NDArr
 
 
 def place_of(image: Any) -> tuple[Hashable, float] | None:
-    """Return what an image, or the image that a view is made from, is part of, and where in it.
+    """Return what an image, or the source of a view, is part of, and its position there.
 
     Parameters
     ----------
@@ -419,7 +419,7 @@ def origin_of(image: Any) -> Any:
 
 
 def is_rendered(image: Any) -> bool:
-    """Tell whether an image is a view that is made from all pixels of another image.
+    """Return whether an image is a view that is made from all pixels of another image.
 
     Other views are made from its resized square.
     """
@@ -431,14 +431,14 @@ def is_rendered(image: Any) -> bool:
 
 
 def innermost_that_may_fail(image: Any) -> Any:
-    """Return the image within a view that cannot be used exactly if the view cannot be."""
+    """Return the image within a view that is usable if and only if the view is."""
     while isinstance(image, ImageView) and not image.may_refuse:
         image = image.source
     return image
 
 
 def forgives(image: Any, fault: str) -> bool:
-    """Tell whether an image with this fault is a row of NaN where others are errors."""
+    """Return whether this fault gives the image a row of NaN instead of raising an error."""
     while isinstance(image, ImageView):
         if image.forgives(fault):
             return True
@@ -447,7 +447,7 @@ def forgives(image: Any, fault: str) -> bool:
 
 
 def is_original(image: Any) -> bool:
-    """Tell whether an image is a photograph, or stands in for one, and is no view of it."""
+    """Return whether an image is a photograph, or stands in for one, and is not a view of it."""
     return not isinstance(image, ImageView) or image.is_original
 
 

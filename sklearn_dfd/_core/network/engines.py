@@ -32,8 +32,7 @@ def resolve_engine(
     Parameters
     ----------
     engine : {"auto", "torch", "onnxruntime"}
-        ``"auto"`` takes onnxruntime if it is installed and faster, which it is in float32 on the
-        CPU.
+        ``"auto"`` takes onnxruntime if it is installed and faster, that is, in float32 on the CPU.
     device : torch.device
         The device that the trunk will run on.
     precision : {"float32", "bfloat16"}
@@ -75,7 +74,7 @@ def resolve_engine(
 
 
 def torch_engine(trunk: Trunk, device: torch.device) -> Engine:
-    """Make a function that runs a trunk by torch.
+    """Make a function that runs a trunk with torch.
 
     Parameters
     ----------
@@ -122,7 +121,7 @@ def optimize_for_cpu(trunk: Trunk) -> Any:
 
 
 def onnx_engine(trunk: Trunk) -> Engine:
-    """Make a function that runs a trunk by onnxruntime, in the calling thread.
+    """Make a function that runs a trunk with onnxruntime, in the calling thread.
 
     See :func:`torch_engine`.
     """

@@ -32,7 +32,8 @@ class Fitting:
     valid_rows : Rows or None
         Rows that are measured after each epoch.
     n_before, kept_before : int
-        How many epochs the net was trained for before, and from which of them its weights are.
+        Number of epochs that the net was trained for before, and the epoch that its weights are
+        from.
     patience : int or None
         Epochs without a lower validation loss after which training is over, and the weights of
         the best epoch are kept. None keeps those of the last epoch.

@@ -128,7 +128,7 @@ def tail_input_shape(layer: int | str, width: int) -> tuple[int, ...]:
     ------
     ValueError
         If no square image has that many features at that layer; the message names layers at which
-        one has.
+        it does.
     """
     if isinstance(layer, str):
         return (width,)

@@ -19,7 +19,7 @@ def pooled_width(layer: int | str, image_size: int, pooling: str | None) -> int:
     image_size : int
         Side of the square image, in pixels.
     pooling : {"mean", "grid"} or None
-        How the maps are summarised, see `pooled`.
+        How the maps are summarised; see `pooled`.
 
     Returns
     -------

@@ -2,8 +2,8 @@
 
 Parameters and modules are those of torchvision. On the CPU the blocks run with their maps in
 channels-last order throughout, in which convolutions are nearly as fast as plain matrix products.
-The gradients must have that order too: a single one in torch's default order, as torch's average
-pool returns it, would be copied by each layer before it.
+The gradients must have that order too: a single one in torch's default order, such as torch's
+average pool returns, would be copied by each layer before it.
 """
 
 import copy
@@ -33,7 +33,7 @@ class Tail(nn.Module):
     layer : int or "pool"
         The last block of the trunk; with "pool" there is nothing but the head.
     input_shape : tuple of int
-        Shape of one row of features, see `tail_input_shape`.
+        Shape of one row of features; see `tail_input_shape`.
     hidden_layer_sizes : sequence of int
         Widths of the hidden layers of the head.
     n_classes : int

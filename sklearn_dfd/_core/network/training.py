@@ -20,10 +20,10 @@ from sklearn_dfd._core.network.tail import Tails
 from sklearn_dfd._core.runtime.devices import in_halves
 from sklearn_dfd.exceptions import LossError
 
-# by measurement: maps of larger batches leave the cache, and their memory goes back and forth
+# measured: maps of larger batches leave the cache, and their memory is returned and fetched again
 EVALUATION_BATCH_SIZE = 64
 # measuring all rows would take a quarter of the time of training; `distinct_rows` orders them by
-# class, and at random within a class, so that rows at even distances are a stratified sample
+# class, and at random within a class, so evenly spaced rows are a stratified sample
 N_MEASURED = 256
 
 
@@ -81,7 +81,7 @@ class TailNet(NeuralNet):
     generator : torch.Generator
         Determines the order of the rows.
     valid_rows : Rows or None
-        Rows that are measured after each epoch, beside those trained on.
+        Rows that are measured after each epoch, in addition to those trained on.
     **kwargs
         Parameters of skorch.
     """
@@ -150,7 +150,7 @@ class TailNet(NeuralNet):
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
     ) -> None:
-        """Run an epoch; training goes on from the weights of the last step, not their average."""
+        """Run an epoch; training continues from the weights of the last step, not their average."""
         run = super().run_single_epoch
         if not training or self.ema_decay is None:
             return run(iterator, training, prefix, step_fn, **fit_params)
@@ -163,7 +163,7 @@ class TailNet(NeuralNet):
             self._average.swap(self.module_)
 
     def restart(self, state: dict[str, Tensor]) -> None:
-        """Go on from the weights in ``state``, as if no step had been taken."""
+        """Continue from the weights in ``state``, as if no step had been taken."""
         self.module_.load_state_dict(state)
         self.initialize_optimizer()
         self._average = None
@@ -258,7 +258,7 @@ class TailNet(NeuralNet):
         self._check_finite()
 
     def _check_finite(self) -> None:
-        """Find what the last step spoiled, since no batch after it would tell."""
+        """Check what the last step may have spoiled, since no later batch would show it."""
         for name in ("train_loss", "valid_loss"):
             if not math.isfinite(self.history[-1].get(name, 0)):
                 raise self._error("loss", self.history[-1, name])

@@ -1,8 +1,8 @@
 """Several devices, shared among the fits that run at the same time on this machine.
 
 A fit that uses a device holds a lock on a file named after it. The operating system releases the
-lock when the process ends for whatever reason, so that a killed worker does not keep a device.
-Locks work between threads, processes of joblib, Dask workers and other programs of the same user.
+lock when the process ends for whatever reason, so a killed worker does not keep a device. Locks
+work between threads, processes of joblib, Dask workers and other programs of the same user.
 """
 
 import os

@@ -19,9 +19,9 @@ def resolve_device(device: Any, *, fitted: bool = False) -> torch.device:
     Parameters
     ----------
     device : str, torch.device or list of such
-        ``"auto"`` takes CUDA if there is a device, else Apple's MPS, else the CPU. Anything else
-        is a torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. All devices of a list
-        are checked, and the one that this thread used last is taken, or else the first.
+        ``"auto"`` takes CUDA if there is a device, else Apple's MPS, else the CPU. Anything else is
+        a torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. All devices of a list are
+        checked; the one that this thread used last is taken, or else the first.
 
     fitted : bool, default=False
         Whether the estimator is fitted and about to predict. It may then come from another
@@ -64,12 +64,12 @@ def resolve_device(device: Any, *, fitted: bool = False) -> torch.device:
 
 @contextmanager
 def working_device(device: Any, *, fitted: bool = False) -> Iterator[torch.device]:
-    """Resolve the device for a piece of work; of several, hold one that is not in use.
+    """Resolve the device for a piece of work; from several, hold one that is not in use.
 
     Parameters
     ----------
     device, fitted
-        As :func:`resolve_device` takes them.
+        The same as in :func:`resolve_device`.
 
     Yields
     ------
@@ -86,7 +86,7 @@ def working_device(device: Any, *, fitted: bool = False) -> Iterator[torch.devic
 def in_halves(run: Callable[[Any], Any], rows: Any, join: Callable[[list[Any]], Any]) -> Any:
     """Run a function on rows; if the device's memory is too small, on half of them at a time.
 
-    The result for a row must not depend on the other rows.
+    The result for a row must not depend on other rows.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def in_halves(run: Callable[[Any], Any], rows: Any, join: Callable[[list[Any]], 
     Returns
     -------
     result : ndarray or tensor
-        The same as that of ``run(rows)``.
+        The same as ``run(rows)``.
 
     Warns
     -----
@@ -175,10 +175,10 @@ def own_torch_state(device: torch.device) -> Iterator[None]:
 
     The default device, inference mode, autocast and disabled gradients are those of the thread.
     Products and convolutions keep 24 bits, rather than the 11 of TF32 or the 8 of bfloat16, with
-    which features would differ by a few per cent from those of the CPU; on CUDA they are
+    which features would differ from those of the CPU by a few per cent; on CUDA they are
     reproducible bit for bit. Torch uses no more threads than this process may use cores: in a
-    container with a quota it would start as many as the host has cores. A forked process uses one
-    thread, because OpenMP would wait for threads that exist in its parent only.
+    container with a quota, it would otherwise start as many as the host has cores. A forked process
+    uses one thread, because OpenMP would wait for threads that exist in its parent only.
     """
     with ExitStack() as stack:
         most = 1 if is_forked() else joblib.cpu_count()

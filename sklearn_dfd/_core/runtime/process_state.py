@@ -24,7 +24,7 @@ class ForkGate:
 
     @contextmanager
     def section(self) -> Iterator[None]:
-        """Keep forks away until the block ends."""
+        """Block forks until the block ends."""
         me = threading.get_ident()
         with self._changed:
             self._changed.wait_for(lambda: not self._n_forking or me in self._inside)
@@ -116,7 +116,7 @@ class WhileAny:
 
 
 class ThreadLock:
-    """A lock between threads that is free in a forked process, whoever held it in its parent."""
+    """A lock between threads that is free in a forked process, even if its parent held it."""
 
     def __init__(self) -> None:
         self.begin_in_child()

@@ -1,1 +1,1 @@
-"""Do the files give the labels away? Headers, and a rule that learns from them alone."""
+"""Do the files reveal the labels? Headers, and a rule that learns from them alone."""

@@ -53,7 +53,7 @@ ATTRIBUTES = (
 FILE_TIME = Attribute("file time", numbers=("time",))
 
 _MAX_BYTES = 2**28  # read by Pillow for one header: some formats are read whole
-_SECONDS = 5  # of one core's time for one header, which mostly takes less than a thousandth
+_SECONDS = 5  # of one core's time for one header; most take less than a thousandth of that
 _MAX_TEXT = 80  # characters of a tag
 _MAX_ENTRIES = 1000  # of a directory of tags; cameras write fewer than 30
 
@@ -71,7 +71,7 @@ def read_header(source: Any) -> Header:
     Parameters
     ----------
     source : path, bytes-like, binary file object or PIL image opened from a path
-        One item of what `as_image_list` returns. Of a path no more is read than the header.
+        One item of what `as_image_list` returns. Only the header is read from a path.
 
     Returns
     -------

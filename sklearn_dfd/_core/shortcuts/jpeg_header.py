@@ -78,7 +78,7 @@ class JpegHeader(NamedTuple):
 
 
 def is_jpeg(file: IO[bytes]) -> bool:
-    """Tell whether a file begins as a JPEG file does; it is read from its beginning."""
+    """Return whether a file begins as a JPEG file does; it is read from its beginning."""
     file.seek(0)
     return file.read(3) == b"\xff\xd8\xff"
 
@@ -186,8 +186,8 @@ def _exactly(file: IO[bytes], length: int) -> bytes:
 
 
 def _skip(file: IO[bytes], length: int) -> None:
-    """Go on; a file that ends here is found out at the next marker."""
-    if length < 4096:  # which is mostly in the buffer already
+    """Skip bytes; a file that ends here is noticed at the next marker."""
+    if length < 4096:  # which is usually in the buffer already
         file.read(length)
     else:
         file.seek(length, 1)

@@ -1,4 +1,4 @@
-"""How well headers and metadata alone tell the classes apart, and by what."""
+"""How well headers and metadata alone tell the classes apart, and by which attributes."""
 
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
@@ -36,7 +36,7 @@ class ShortcutRow(NamedTuple):
     attribute : str
         Name of the attribute, such as "quantisation tables".
     roc_auc : float
-        ROC AUC of a rule that sees this attribute alone, on photographs that it has not seen.
+        ROC AUC of a rule that sees this attribute alone, on files that it was not trained on.
     low, high : float
         The ends of its confidence interval.
     example : str
@@ -59,8 +59,8 @@ class ShortcutReport(NamedTuple):
     Parameters
     ----------
     roc_auc : float
-        ROC AUC of a rule that sees all attributes and no pixels, on photographs that it has not
-        seen. 0.5 is chance.
+        ROC AUC of a rule that sees all attributes and no pixels, on files that it was not trained
+        on. 0.5 is chance.
     interval : tuple of two float
         Its confidence interval.
     attributes : list of ShortcutRow
@@ -152,9 +152,9 @@ def check_shortcuts(
     Parameters
     ----------
     X : sequence of n_images images
-        Image files: paths, also within an archive (`zipfile.Path`), encoded bytes, binary file
-        objects, or PIL images that were opened from a path. Of a path no more is read than the
-        header. Arrays and other images in memory have no header.
+        Image files: paths, including paths within an archive (`zipfile.Path`), encoded bytes,
+        binary file objects, or PIL images that were opened from a path. Only the header is read
+        from a path. Arrays and other images in memory have no header.
 
     y : array-like of shape (n_images,)
         Labels of two classes, of any type.
@@ -184,7 +184,7 @@ def check_shortcuts(
     Raises
     ------
     ImageError
-        If images have no header, since they are in memory, or if no file can be read.
+        If images have no header because they are in memory, or if no file can be read.
     TypeError, ValueError
         If ``X`` is not a collection of images or is empty, ``y`` has another length or does not
         hold two classes, a group label is missing, a class has fewer groups than there are folds,
@@ -198,7 +198,7 @@ def check_shortcuts(
     See Also
     --------
     sklearn_dfd.augmentation.equalize_encoding : Gives all images the same header.
-    find_source_groups : Finds groups where nobody wrote them down.
+    find_source_groups : Finds groups if they are not recorded.
 
     Notes
     -----
@@ -219,8 +219,8 @@ def check_shortcuts(
     than twice as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS``, and icons (ICO), which cannot be
     opened without decoding them.
 
-    The interval is that of all attributes together. At a confidence of 0.95, one of twenty
-    attributes that say nothing is expected to have an interval of its own that excludes 0.5.
+    The interval is that of all attributes together. At a confidence of 0.95, one in twenty
+    attributes that say nothing about the labels is expected to have an interval that excludes 0.5.
 
     References
     ----------

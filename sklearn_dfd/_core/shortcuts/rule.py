@@ -26,8 +26,8 @@ def coded(values: Sequence[str | float]) -> npt.NDArray[np.int64]:
     Returns
     -------
     codes : ndarray of shape (n_files,), dtype int64
-        Numbers of values that enough files have. Texts that fewer have share a code. Numbers of
-        many different values are put into bins that hold equally many files.
+        A code for each value that enough files have. Rarer texts share a code. Numbers with many
+        different values are put into bins that hold equal numbers of files.
     """
     array = np.asarray(values)
     if array.dtype.kind == "f" and len(np.unique(array)) > _N_BINS:
@@ -85,7 +85,7 @@ def forward_scores(
     scores : ndarray of shape (n_files,), dtype float64
         Higher for class 1; 0 in fold 0.
     """
-    # here, since whoever imports splits should not wait for it
+    # here, since importing splits should not take that long
     from sklearn.linear_model import LogisticRegression
 
     scores = np.zeros(len(target))

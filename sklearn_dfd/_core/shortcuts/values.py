@@ -1,4 +1,4 @@
-"""Values of attributes in words: the one that separates two classes best, and the only one."""
+"""Values of attributes in words: the one that separates two classes best, or the only one."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
