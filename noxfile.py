@@ -109,13 +109,13 @@ def oldest(session):
     constraints = Path(session.create_tmp(), "oldest.txt")
     constraints.write_text("\n".join(lower_bounds()) + "\n")
     session.install("-q", "-c", constraints, "-e", f".[{EXTRAS}]", "polars")
-    # what old packages warn of in new ones is theirs
+    # old packages warn about newer ones, which is not this package's concern
     tests_of_versions(session, "-W", "default::DeprecationWarning")
 
 
 @nox.session(reuse_venv=True)
 def nightly(session):
-    """Run the tests with what other projects built last night, over the outer torch."""
+    """Run the tests with last night's builds of other projects, over the outer torch."""
     borrow(session)
     packages = ["matplotlib", "numpy", "pandas", "pillow", "scikit-learn", "scipy"]
     index = ["--extra-index-url", NIGHTLY_INDEX] if NIGHTLY_INDEX else []

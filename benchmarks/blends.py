@@ -66,7 +66,7 @@ def blend(photograph, donor, rng, side=160):
 
 
 def with_blends(X, y, n_blends, own, random_state=0):
-    """Put ``n_blends`` fakes beside each real photograph (label 0), of its own parts or others'."""
+    """Add ``n_blends`` fakes to each real photograph (label 0), from its own or others' parts."""
     rng = np.random.default_rng(random_state)
     real = np.flatnonzero(y == 0)
     data = list(X)

@@ -1,4 +1,4 @@
-"""Two choices of docs/architecture.md beside what they replaced, in alternating processes.
+"""Compare two choices of docs/architecture.md with what they replaced, in alternating processes.
 
     python benchmarks/choices.py
 

@@ -2,8 +2,8 @@
 
     python benchmarks/command_line.py [--repeats 9]
 
-Each measurement is a fresh process; the commands alternate. Processor time stands beside the wall
-clock, for machines that do other work.
+Each measurement is a fresh process; the commands alternate. Processor time is printed next to
+wall-clock time, for machines that do other work.
 """
 
 import argparse

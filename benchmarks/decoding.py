@@ -37,7 +37,7 @@ def differences(paths, weights, image_size):
     n_bytes = np.mean([Path(path).stat().st_size for path in paths])
     print(
         f"{len(paths)} files of {n_bytes / 1e6:.1f} MB, image_size={image_size}: levels of 255 "
-        f"differ by {pixels.mean():.2f} in the mean, {pixels.max()} at most"
+        f"differ by {pixels.mean():.2f} on average, {pixels.max()} at most"
     )
     for layer in LAYERS:
         rows = [
@@ -66,7 +66,7 @@ def probabilities(faces, paths, weights, trained):
     difference = np.abs(fast - exact)
     print(
         f"probabilities of a detector fitted on {len(trained)} photographs differ by "
-        f"{difference.mean():.4f} in the mean, {difference.max():.4f} at most (they range from "
+        f"{difference.mean():.4f} on average, {difference.max():.4f} at most (they range from "
         f"{exact.min():.2f} to {exact.max():.2f}); {((fast > 0.5) != (exact > 0.5)).sum()} of "
         f"{len(paths)} labels differ"
     )

@@ -7,8 +7,8 @@ a detector returns is centred in the middle of the portrait and a quarter to all
 `--weights FILE` measures what the fast preset detects in such scenes, with and without a crop.
 
 Detectors: CenterFace, which the package uses; and where OpenCV below 5 is installed, two cascades
-in its wheel. The wheels of mediapipe 1.2 and uniface 4.2 hold no model, and facenet-pytorch, whose
-wheel does, does not install beside torch 2.3 or later.
+in its wheel. The wheels of mediapipe 1.2 and uniface 4.2 contain no model, and facenet-pytorch,
+whose wheel does, cannot be installed together with torch 2.3 or later.
 """
 
 import argparse

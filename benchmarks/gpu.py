@@ -79,7 +79,7 @@ class Lines:
     # ---- the lines ----
 
     def extraction(self):
-        """Images a second: as a whole, the decoding alone, and the trunk alone."""
+        """Images per second: as a whole, the decoding alone, and the trunk alone."""
         options = {"weights": self.args.weights, "device": self.args.device}
         features = MobileNetV2Features(**options).fit(self.paths)
         network = MobileNetV2Features._network
@@ -108,7 +108,7 @@ class Lines:
         self.say("peak memory of the extraction", self.peak())
 
     def training(self):
-        """Rows a second of training steps, by the size of a batch; and a compiled step."""
+        """Rows per second of training steps, by batch size; and a compiled step."""
         for batch_size in (64, 512):
             options = {"batch_size": batch_size, "weights": self.args.weights, "max_epochs": 1}
             classifier = DeepFakeClassifier(device=self.args.device, random_state=0, **options)

@@ -1,9 +1,9 @@
-"""How long imports take, and the first prediction of a process, beside what they rest on.
+"""How long imports and the first prediction of a process take, and what they depend on takes.
 
     python benchmarks/imports.py [--repeats 9]
 
 Each measurement is a fresh process; the two sides of a ratio alternate, and the ratio is that of
-their medians. Processor time stands beside the wall clock, for machines that do other work.
+their medians. Processor time is printed next to wall-clock time, for machines that do other work.
 """
 
 import argparse

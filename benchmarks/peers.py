@@ -100,7 +100,7 @@ def data_loader_features(trunk, paths):
 
 
 class OnnxFeatures:
-    """onnxruntime in its best layout: a session a core, decoding in its thread, batches of 4."""
+    """onnxruntime at its best: one session per core, decoding in its thread, batches of 4."""
 
     def __init__(self, state, n_threads):
         import onnxruntime

@@ -1,4 +1,4 @@
-"""Time the package beside other ways to do the same work; print a table, write a page of it.
+"""Time the package against other ways to do the same work; print tables, and write a page.
 
 Contenders take turns, each in a process of its own, and only ratios are reported: machines differ,
 and are shared.
@@ -55,7 +55,7 @@ PAGE = """\
 
 {results}
 `make bench` prints the tables of this page. A ratio above 1 means that this package is faster than
-what it stands against, in the same run.
+what it is compared with, in the same run.
 
 ## Ratios
 
@@ -63,8 +63,8 @@ what it stands against, in the same run.
 
 ## What limits the speed
 
-The share of the machine's rate of float32 matrix products that was reached, and the ratio that
-would be reached at all of that rate, if nothing else had to be done:
+The table shows which share of the machine's rate of float32 matrix products was reached, and the
+ratio that would be reached at the full rate, if nothing else had to be done:
 
 {limits}
 
@@ -73,18 +73,17 @@ would be reached at all of that rate, if nothing else had to be done:
   alike, and which takes a larger share of the time the larger the file is. Resizing with another
   library would be faster, and change pixels.
 - **Files of 12 megapixels** spend nearly all of their time in the decoder.
-  `MobileNetV2Features(decoding="fast")` has it compute a sixteenth of the pixels, or fewer; what
-  remains is mostly the reading of the entropy-coded data, which cannot be left out.
+  `MobileNetV2Features(decoding="fast")` makes it compute a sixteenth of the pixels, or fewer; what
+  remains is mostly reading the entropy-coded data, which cannot be left out.
 - **Films** of 1280 x 720 pixels, in H.264, spend nearly all of their time in FFmpeg's decoder,
-  which OpenCV uses as well. The package leaves out frames from which no other is decoded, and
-  starts at the last keyframe before a frame, in one pass; its conversion to RGB is exact, and
-  slower.
+  which OpenCV uses as well. The package skips frames on which no other depends, and starts at the
+  last keyframe before a frame, in one pass; its conversion to RGB is exact, and slower.
 - **onnxruntime alone** is the same network in the same library. The package does more around it:
-  before the first image is computed, each file is read and hashed and its header checked, so that a
-  bad file is reported at once and a known one is not computed again.
+  before the first image is computed, each file is read and hashed and its header checked, so a bad
+  file is reported at once and a known one is not computed again.
 - **Training** runs the same convolutions in the same library as the notebook's loop. What the
   package adds is the memory order of the maps, BatchNorm and its activation as one function, and
-  batches that are slices. Where the ratio at all of the product rate is below a target, no program
+  batches that are slices. Where the ratio at the full product rate is below a target, no program
   reaches that target on this machine. Most of the rest of a step is spent on passes of BatchNorm
   and its activation over memory, forwards and backwards. At most 256 training rows are measured
   after an epoch, in a pass of their own: the price of figures that do not change while they are
@@ -93,14 +92,14 @@ would be reached at all of that rate, if nothing else had to be done:
 ## On a GPU
 
 Nothing has been measured on a GPU for this page. `python benchmarks/gpu.py` measures there, in less
-than eight minutes of one card: extraction beside decoding alone and the trunk
-alone, training steps beside compiled ones, two fits that share the card, the accurate detector in
+than eight minutes of one card: extraction compared with decoding alone and the trunk alone,
+training steps compared with compiled ones, two fits that share the card, the accurate detector in
 five folds, peak memory, and differences from the CPU.
 
 ## How it was measured
 
-The contenders take turns, each in a warm process of its own, in {n_rounds} rounds; a work that
-says "fresh process" starts one each time. A ratio is the median of the ratios of the rounds, with
+The contenders take turns, each in a warm process of its own, in {n_rounds} rounds; work that is
+marked "fresh process" starts one each time. A ratio is the median of the ratios of the rounds, with
 the lowest and the highest in parentheses. Ratios are those of one machine and one day, {date}:
 
 {machine}

@@ -23,7 +23,7 @@ from sklearn_dfd.export import extract_feature_matrix
 
 
 def jpegs(n, side=600):
-    """Photographs as people have them, of which each is another file."""
+    """Typical photographs, each of them a different file."""
     photos = make_spliced_photos(16, random_state=0).data
     for i in range(n):
         image = Image.fromarray(photos[i % 16]).resize((side, side))
@@ -34,7 +34,7 @@ def jpegs(n, side=600):
 
 
 def measure(paths, weights, directory):
-    """Images and rows that a core gets through in a second."""
+    """Images and rows that one core processes per second."""
     features = MobileNetV2Features(weights=weights, n_jobs=1).fit(paths)
     features.transform(paths[:4])
     start = time.process_time()

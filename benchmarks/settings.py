@@ -5,14 +5,14 @@
 
 A setting is a list of changes such as ``layer=13,lr=1e-4``, of the parameters of
 DeepFakeClassifier, MobileNetV2Features and AugmentedClassifier; an empty one is the preset at
-``--image-size``. With ``--quality`` all files are encoded alike first.
-``blends=1`` adds a fake to each real photograph that is trained on, with parts of another;
-``own_blends=1`` one with parts of its own, changed. ``averaged_views=8`` averages the probabilities
-of so many views of what is judged, too. ``faces=1`` cuts out the faces first, by OpenCV's frontal
-face detector (``pip install "opencv-python-headless<5"``). ``share=0.5`` trains on half of the
-groups. Each is trained on the first folds, of five by groups of photographs made from one another,
-always the same, and judged on what they leave out; settings that differ in how they judge alone are
-trained once. What is chance on one fold is large: 0.03 of ROC AUC is nothing.
+``--image-size``. With ``--quality`` all files are encoded alike first. ``blends=1`` adds a fake to
+each real photograph that is trained on, with parts of another; ``own_blends=1`` one with parts of
+its own, changed. ``averaged_views=8`` also averages the probabilities of that many views of each
+photograph to judge. ``faces=1`` cuts out the faces first, by OpenCV's frontal face detector
+(``pip install "opencv-python-headless<5"``). ``share=0.5`` trains on half of the groups. Each is
+trained on the first folds, of five by groups of photographs made from one another, always the same,
+and judged on what they leave out; settings that differ only in how they judge are trained once. The
+effect of chance on one fold is large: a difference of 0.03 in ROC AUC means nothing.
 """
 
 import argparse

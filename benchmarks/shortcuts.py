@@ -7,9 +7,9 @@
 Each of 500 distinct files is there under many names (hard links), so that the disk holds them all.
 A third has EXIF data and another quality; files come in groups of two.
 
-With `--shuffles` no files are made: attributes and labels are drawn that have nothing to do with
-each other, and it prints how often a 95 % interval excludes 0.5: for folds that are tested with
-what came before them, as `check_shortcuts` does, and for ordinary cross-validation with that rule.
+With `--shuffles` no files are made: attributes and labels are drawn independently of each other,
+and it prints how often a 95 % interval excludes 0.5: for folds that are tested with a rule from the
+folds before them, as `check_shortcuts` does, and for ordinary cross-validation with that rule.
 """
 
 import argparse

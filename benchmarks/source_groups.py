@@ -5,10 +5,9 @@
     python benchmarks/source_groups.py --n-images 100000
 
 The first times `find_source_groups` on photographs. The second compares it with `parts=True`: links
-and groups, and what five-fold cross-validation of the fast preset says by either. In the third
-thumbnails are made up, so that
-no 100,000 files are needed: measured is what `find_source_groups` does after reading the images.
-`--n-compared 512` compares the first 512 images with all.
+and groups, and the score of the fast preset in five folds by the groups of each. The third makes up
+thumbnails, so that 100,000 files are not needed: it measures what `find_source_groups` does after
+reading the images. `--n-compared 512` compares the first 512 images with all.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from sklearn_dfd._core.copies.windows import matches
 from sklearn_dfd.model_selection import find_copies, find_source_groups
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--data", type=Path, help="folder with photographs in sub-folders")
+parser.add_argument("--data", type=Path, help="folder with photographs in subfolders")
 parser.add_argument("--parts", action="store_true", help="compare with parts=True")
 parser.add_argument("--weights", help="file of MobileNetV2's weights, to score the fast preset")
 parser.add_argument("--n-images", type=int, default=100_000)

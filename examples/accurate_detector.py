@@ -3,13 +3,13 @@ The fast and the accurate detector
 ==================================
 
 ``make_deepfake_pipeline(preset="accurate")`` cuts MobileNetV2 earlier, trains
-on views of each photograph (mirrored, cropped and recoloured), and judges a
-photograph by the mean of its two mirror images. ``preset="fast"``
+on views of each photograph (mirrored, cropped and recoloured), and averages
+the probabilities of a photograph and its mirror image. ``preset="fast"``
 trains no part of the network: a logistic regression on summaries of its maps.
-Here both are compared with the method's own settings on the Real and Fake
-Face Detection set of CIPLab [1]_: a cross-validation on the same folds, by
-groups of photographs that were made from one another. The fast detector takes
-minutes on two cores, the accurate one hours.
+Here both are compared with the method's own settings on the Real and Fake Face
+Detection set of CIPLab [1]_: a cross-validation on the same folds, by groups
+of photographs that were made from one another. The fast detector takes minutes
+on two cores, the accurate one hours.
 
 .. [1] https://www.kaggle.com/datasets/ciplab/real-and-fake-face-detection
 """
@@ -57,14 +57,14 @@ OUTPUT = Path(os.environ.get("DFD_OUTPUT", "output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
 
 # %%
-# Groups that no name tells are found first: a fake is often an edit of a
-# photograph that is in the set too.
+# The groups, which file names do not show, are found first: a fake is often an
+# edit of a photograph that is in the set too.
 
 faces = load_real_and_fake_faces(DATA)
 X, y = faces.data, faces.target
 groups = find_source_groups(X, n_jobs=-1, verbose=1)
 print(f"{len(X)} photographs in {len(set(groups))} groups")
-if QUALITY:  # so that no difference in compression can give the labels away
+if QUALITY:  # so that no difference in compression can reveal the labels
     X = equalize_encoding(X, quality=QUALITY)
 
 # %%

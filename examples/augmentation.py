@@ -3,11 +3,11 @@ Views: more images to train on
 ==============================
 
 A view is an image that is changed at random: mirrored, cropped, recoloured,
-saved again. A detector that is trained on views learns less of what happens to
-be in these images only. Views must stay on the training side of every split,
-together with the image that they show:
+saved again. A detector that is trained on views learns less of what is
+peculiar to the training images. Views must stay on the training side of every
+split, together with the image that they show:
 :class:`~sklearn_dfd.augmented_classifier.AugmentedClassifier` makes them
-within ``fit``, so that cross-validation is as honest with views as without.
+within ``fit``, so cross-validation is as honest with views as without.
 """
 
 import os
@@ -29,9 +29,7 @@ N_EPOCHS = int(os.environ.get("DFD_EPOCHS", 4))
 OUTPUT = Path(os.environ.get("DFD_OUTPUT", "output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
 
-if (
-    WEIGHTS == "random"
-):  # they see more if they are trained from an early block
+if WEIGHTS == "random":  # random weights learn more if more blocks are trained
     settings = {"weights": None, "layer": 6, "image_size": 96, "lr": 1e-3}
 else:
     settings = {"weights": WEIGHTS, "layer": 15, "image_size": 224, "lr": 3e-4}
@@ -66,8 +64,8 @@ figure.savefig(OUTPUT / "views.png", dpi=120)
 
 # %%
 # What each recipe is worth, on the same folds. With so few images, folds
-# differ by more than most recipes do; which recipe suits your photographs,
-# only your photographs can tell.
+# differ by more than most recipes do; only your own photographs can show which
+# recipe suits them.
 
 pipe = make_deepfake_pipeline(
     l1_factor=1e-6,
@@ -102,8 +100,8 @@ for name, detector in detectors.items():
     )
 
 # %%
-# The best of several was chosen by its score, so its score is too good: only a
-# new test set would tell how good it is.
+# The best of several was chosen by its score, so its score is too good to be
+# true: only a new test set would show how good it is.
 
 best = max(recipes, key=lambda recipe: scores[recipe].mean())
 gain = scores[best].mean() - scores["no views"].mean()

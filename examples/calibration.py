@@ -30,9 +30,7 @@ N_EPOCHS = int(os.environ.get("DFD_EPOCHS", 10))
 OUTPUT = Path(os.environ.get("DFD_OUTPUT", "output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
 
-if (
-    WEIGHTS == "random"
-):  # they see more if they are trained from an early block
+if WEIGHTS == "random":  # random weights learn more if more blocks are trained
     settings = {"weights": None, "layer": 6, "lr": 1e-3}
 else:
     settings = {"weights": WEIGHTS, "layer": 15, "lr": 3e-4}

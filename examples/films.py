@@ -3,11 +3,11 @@ Films: many frames, one answer
 ==============================
 
 The frames of a film are many images and one question: is it genuine?
-:func:`sklearn_dfd.datasets.load_video_folder` chooses frames of the films in a
-folder, which are decoded when they are needed;
-:func:`sklearn_dfd.detect` combines what the detector says of them; and
-:func:`sklearn_dfd.metrics.make_group_scorer` scores the answers, so that
-cross-validation says how good the detector is per film as well as per frame.
+:func:`sklearn_dfd.datasets.load_video_folder` chooses frames of the films
+(video files) in a folder, which are decoded when they are needed;
+:func:`sklearn_dfd.detect` combines the detector's answers for them; and
+:func:`sklearn_dfd.metrics.make_group_scorer` scores the combined answers, so
+cross-validation shows how good the detector is per film as well as per frame.
 
 Toy films are made here: a camera pans over a photograph, and in half of them
 a piece is pasted into the photograph. If the environment variable ``DFD_DATA``
@@ -40,9 +40,7 @@ N_EPOCHS = int(os.environ.get("DFD_EPOCHS", 6))
 OUTPUT = Path(os.environ.get("DFD_OUTPUT", "output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
 
-if (
-    WEIGHTS == "random"
-):  # they see more if they are trained from an early block
+if WEIGHTS == "random":  # random weights learn more if more blocks are trained
     settings = {"weights": None, "layer": 6, "image_size": 96, "lr": 1e-3}
 else:
     settings = {"weights": WEIGHTS, "layer": 15, "image_size": 224, "lr": 3e-4}
@@ -91,8 +89,8 @@ print(f"groups; the first frame is {films.data[0]}")
 # %%
 # Per frame and per film
 # ----------------------
-# Splits go by ``groups``, so that films of one place are never on both sides;
-# scores go by film. scikit-learn's metadata routing takes both to where they
+# The splits use ``groups``, so films of one place are never on both sides; the
+# scores are per film. scikit-learn's metadata routing takes both to where they
 # are needed.
 
 pipe = make_deepfake_pipeline(
@@ -113,8 +111,8 @@ with sklearn.config_context(enable_metadata_routing=True):
         cv=folds,
         params={"groups": films.groups, "film": films.films},
         scoring={
-            # classes are sorted by name, so that "real" would be the positive
-            # one for scikit-learn's own "roc_auc"; its ROC AUC is the same
+            # classes are sorted by name, so "real" would be the positive one
+            # for scikit-learn's own "roc_auc"; its ROC AUC is the same
             "frame": "roc_auc",
             "film": by_film.set_score_request(groups="film"),
         },
@@ -132,9 +130,9 @@ for name in ("frame", "film"):
 # %%
 # One answer per film
 # -------------------
-# The detector of the first fold judges the films that it has not seen: one
-# row per film. ``share_fake`` is the share of frames that are called fake one
-# by one.
+# The detector of the first fold judges the films that it has not seen: one row
+# per film. ``share_fake`` is the share of frames that are called fake on their
+# own.
 
 detector, test = scores["estimator"][0], scores["indices"]["test"][0]
 per_film = detect(

@@ -5,7 +5,7 @@ Where does the evidence come from?
 A detector can be right for the wrong reason: the light of one camera, the
 border that one tool leaves. :class:`~sklearn_dfd.inspection.GradCAMDisplay`
 shows where in an image its evidence lies. For the toy images below it is known
-where the edit is, so that the maps can be compared with the truth.
+where the edit is, so the maps can be compared with the truth.
 """
 
 import os
@@ -29,9 +29,7 @@ N_EPOCHS = int(os.environ.get("DFD_EPOCHS", 6))
 OUTPUT = Path(os.environ.get("DFD_OUTPUT", "output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
 
-if (
-    WEIGHTS == "random"
-):  # they see more if they are trained from an early block
+if WEIGHTS == "random":  # random weights learn more if more blocks are trained
     settings = {"weights": None, "layer": 6, "image_size": 96, "lr": 1e-3}
 else:
     settings = {"weights": WEIGHTS, "layer": 15, "image_size": 224, "lr": 3e-4}
@@ -81,7 +79,7 @@ print(
 print(f"{'the rest':20s} {outside.mean():13.4f}")
 
 # %%
-# Wilcoxon's signed-rank test tells whether that could be chance.
+# Wilcoxon's signed-rank test shows whether that could be chance.
 
 print(
     f"\nIn {share:.0%} of {len(spliced)} spliced toy images of places it has "

@@ -4,9 +4,9 @@ What is left of the score with photographs of another kind?
 
 Groups keep copies of a photograph on one side of a split. They do not keep
 apart what was taken by one camera, edited by one program or made by one
-generator: cross-validation by group tells how a detector does on more of the
+generator: cross-validation by group shows how a detector does on more of the
 same. What breaks in use is everything else. So leave out one *domain* at a
-time, a camera, a generator or a data set, and report it apart from the rest.
+time, a camera, a generator or a data set, and report its score separately.
 
 Here, on toy data, there are two data sets of different places: in one of them
 pieces were copied within an image, in the other they come from another one.
@@ -57,10 +57,10 @@ p_seen = cross_val_predict(
 )[:, 1]
 
 # %%
-# Something else: each domain is left out once, so that it is ``domain`` that
-# splits. With two domains this trains on half of the images, as above. Groups
-# must not reach into two domains; where yours do, take their rows out of the
-# training side: ``train[~np.isin(groups[train], groups[test])]``.
+# Something else: each domain is left out once, so the split is by ``domain``.
+# With two domains this trains on half of the images, as above. Groups must not
+# reach into two domains; if yours do, take their rows out of the training
+# side: ``train[~np.isin(groups[train], groups[test])]``.
 
 for train, test in LeaveOneGroupOut().split(X, y, domain):
     assert not np.isin(groups[train], groups[test]).any()
@@ -75,8 +75,8 @@ p_left_out = cross_val_predict(
 
 # %%
 # Both detectors judge the same images, domain by domain. One domain may be
-# harder than another, so that the difference counts, and few groups make it
-# uncertain.
+# harder than another, so it is the difference that counts; with few groups it
+# is uncertain.
 
 print(f"{'domain':<12}images  groups  ROC AUC by group       ROC AUC left out")
 lost = {}

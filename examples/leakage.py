@@ -4,14 +4,14 @@ How 95 % in validation become 60 % in the test
 
 The notebook behind this package made augmented copies of its photographs,
 split photographs and copies at random, and reached an accuracy of 94.6 % in
-validation. On its test set it reached 62.3 %. Here the same is tried with one
-detector on toy data: copies on both sides of a plain split let the detector
-recognise images that it has learned by heart. Validation by group is compared
-with it. Each third of the groups is the test set once, so that the outcome
-does not hang on one lucky split.
+validation. On its test set it reached 62.3 %. This example repeats the mistake
+with one detector on toy data: copies on both sides of a plain split let the
+detector recognise images that it has memorised. The result is compared with
+validation by group. Each third of the groups is the test set once, so the
+outcome does not depend on one lucky split.
 
 No data set is needed. If the environment variable ``DFD_DATA`` names the
-folder of the Real and Fake Face Detection set, the same is done with that.
+folder of the Real and Fake Face Detection set, that set is used instead.
 """
 
 import os
@@ -48,7 +48,8 @@ OUTPUT.mkdir(parents=True, exist_ok=True)
 # The images
 # ----------
 # In the real set a fake may be an edit of a photograph that is in the set too,
-# and no name tells which: the groups are found by comparing the photographs.
+# and the file names do not show which: the groups are found by comparing the
+# photographs.
 
 if DATA:
     photos = load_real_and_fake_faces(DATA)
@@ -59,9 +60,7 @@ else:
     groups = photos.groups
     settings = {"image_size": 64, "lr": 1e-3}
 X, y = photos.data, photos.target
-if (
-    WEIGHTS == "random"
-):  # they see more if they are trained from an early block
+if WEIGHTS == "random":  # random weights learn more if more blocks are trained
     settings = {**settings, "layer": 6, "lr": 2e-3}
 detector = make_deepfake_pipeline(
     weights=None if WEIGHTS == "random" else WEIGHTS,
@@ -75,13 +74,14 @@ detector = make_deepfake_pipeline(
 # %%
 # Three figures
 # -------------
-# A third of the groups is put aside for the test. Of the rest, copies are made
+# A third of the groups is put aside for the test. The other images are copied
 # by the notebook's recipe: mirrored, rotated, contrast stretched or histogram
 # equalised at random.
 #
 # The notebook shuffled images and copies together and validated on a part of
-# them. By group, a copy is trained on only where its image is, and what is
-# validated on are original images of groups that were not trained on.
+# them. In validation by group, a copy is on the training side only if its
+# image is, and only original images of groups that were not trained on are
+# validated on.
 
 NAMES = ("validation, copies on both sides", "validation by group", "test")
 judged = {name: [] for name in NAMES}

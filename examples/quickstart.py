@@ -43,7 +43,7 @@ OUTPUT.mkdir(parents=True, exist_ok=True)
 # Weights
 # -------
 # With ImageNet weights the network has already learned to see. Where they
-# cannot be downloaded, this example goes on with random weights, to show the
+# cannot be downloaded, this example continues with random weights, to show the
 # steps: from so few images they learn next to nothing, even though fewer
 # blocks are kept frozen. Smaller images then save time.
 
@@ -54,8 +54,8 @@ except WeightsError as error:
     if WEIGHTS != "imagenet":
         raise
     print(
-        f"NO IMAGENET WEIGHTS, going on with random ones, which learn next to "
-        f"nothing from so few images: {error}\n"
+        f"NO IMAGENET WEIGHTS, continuing with random ones, which learn next "
+        f"to nothing from so few images: {error}\n"
     )
     weights = None
 
@@ -101,9 +101,9 @@ print(
 # %%
 # A first answer in seconds
 # -------------------------
-# The fast preset trains no part of the network, so that it is soon known
-# whether there is anything to learn. ``GroupKFold`` keeps each group on one
-# side of every split.
+# The fast preset trains no part of the network, so it soon shows whether there
+# is anything to learn. ``GroupKFold`` keeps each group on one side of every
+# split.
 
 start = perf_counter()
 fast = make_deepfake_pipeline(

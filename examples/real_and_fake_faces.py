@@ -43,8 +43,8 @@ OUTPUT.mkdir(parents=True, exist_ok=True)
 
 # %%
 # About one fake in eight is an edit of a photograph that is in the set too.
-# Which ones, no name tells: the groups are found by comparing the photographs.
-# A fifth of the groups is put aside for the test.
+# The file names do not show which ones: the groups are found by comparing the
+# photographs. A fifth of the groups is put aside for the test.
 
 faces = load_real_and_fake_faces(DATA)
 all_groups = find_source_groups(faces.data, n_jobs=-1, verbose=1)
@@ -138,7 +138,7 @@ path = OUTPUT / "detector.joblib"
 joblib.dump(detector, path)
 
 # %%
-# A table, beside the notebook's figures.
+# A table, next to the notebook's figures.
 
 cv_accuracy, cv_auc = (
     f"{cv[f'mean_test_{score}'][best]:.3f} ± "

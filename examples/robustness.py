@@ -3,14 +3,14 @@ How far can a detector be trusted?
 ==================================
 
 A score has an interval around it, is an average over edits that are easy and
-hard to see, and holds for images as they are in the folder. Here a detector is
-examined as somebody would who has to rely on it: how sure is its score, which
-edits does it miss, and what is left of the score when images are saved again,
-scaled down or blurred on their way?
+hard to see, and holds for images as they are in the folder. This example asks
+what anyone who relies on a detector should ask: how certain is its score,
+which edits does it miss, and what is left of the score when images are saved
+again, scaled down or blurred on their way?
 
 No data set is needed: the images are a toy. If the environment variable
-``DFD_DATA`` names the folder of the Real and Fake Face Detection set, the same
-is done with that.
+``DFD_DATA`` names the folder of the Real and Fake Face Detection set, that set
+is used instead.
 """
 
 import os
@@ -42,9 +42,7 @@ N_RESAMPLES = int(os.environ.get("DFD_RESAMPLES", 500))  # of the bootstrap
 OUTPUT = Path(os.environ.get("DFD_OUTPUT", "output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
 
-if (
-    WEIGHTS == "random"
-):  # they see more if they are trained from an early block
+if WEIGHTS == "random":  # random weights learn more if more blocks are trained
     settings = {"weights": None, "layer": 6, "image_size": 96, "lr": 1e-3}
 else:
     settings = {"weights": WEIGHTS, "layer": 15, "image_size": 224, "lr": 3e-4}
@@ -52,7 +50,7 @@ else:
 # %%
 # Images, and kinds of edits
 # --------------------------
-# ``kinds`` tells which images are edited in which way. The toy images say how
+# ``kinds`` says which images are edited in which way. The toy images say how
 # well a piece is fitted in and where it was taken. The names of the real set
 # say how hard a fake is for people to recognise, and which parts of the face
 # were replaced.

@@ -3,7 +3,7 @@ Do the files give the labels away?
 ==================================
 
 Real photographs often come from one program and fakes from another. Then
-format, compression or metadata say which is which, and a detector may learn
+format, compression or metadata reveal which is which, and a detector may learn
 that instead of the traces of an edit. It will look good in every
 cross-validation, and fail on photographs from elsewhere.
 :func:`sklearn_dfd.model_selection.check_shortcuts` measures how well the
@@ -60,8 +60,8 @@ else:
         image.save(files[-1], quality=87 if edited else 94, exif=exif)
 
 # %%
-# What do they give away?
-# -----------------------
+# What do they reveal?
+# --------------------
 # The rule is scored on groups that it has not seen. ``roc_auc`` is the chance
 # that it ranks a fake above a real photograph: 0.5 is guessing.
 # ``check_shortcuts`` warns if the interval excludes that; the warning is
@@ -83,9 +83,9 @@ equalized = equalize_encoding(files)
 print(equalized[0])
 
 # %%
-# Images that are made when they are needed are no files, so they are saved to
+# Images that are made when they are needed are not files, so they are saved to
 # be examined in the same way. How well a file can be compressed depends on
-# what it shows, so that its length may still differ.
+# what it shows, so its length may still differ.
 
 after = check_shortcuts(
     [image.to_bytes() for image in equalized], y, groups=groups

@@ -1,6 +1,6 @@
 """
-Which photographs belong together, if no file name tells
-========================================================
+Which photographs belong together, if no file name shows it
+===========================================================
 
 A fake is often made from a photograph that is in the set too. If one of the
 two is trained on and the other tested on, the score says less than it seems
@@ -176,8 +176,8 @@ def all_at_once(image, other):
 # %%
 # The photographs
 # ---------------
-# Without a folder: disjoint tiles of two photographs, the 26 with most to see
-# on them, and edits of every second one.
+# Without a folder: disjoint tiles of two photographs, the 26 with the most
+# detail, and edits of every second one.
 
 if DATA:
     photos = load_image_folder(DATA).data
@@ -213,7 +213,7 @@ print(
 # -------------------------
 # Recall is the share of edits that are linked to the photograph that they were
 # made from. Precision is the share of correct links among all links between
-# edits and photographs: of so many pairs, nearly all must not be linked.
+# edits and photographs: nearly all of these many pairs must not be linked.
 
 chosen = rng.choice(len(photos), min(N_EDITS, len(photos)), replace=False)
 print(

@@ -26,7 +26,7 @@ def fitted_pipeline(memory):
 
 
 def _predict(pipe, images, expected, n_calls, seconds, seed):
-    """Predict some images beside a new one, again and again; count the calls."""
+    """Predict some images together with a new one, repeatedly; count the calls."""
     rng = np.random.default_rng(seed)
     deadline = time.monotonic() + seconds
     for done in range(n_calls):

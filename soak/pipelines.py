@@ -15,7 +15,7 @@ from sklearn_dfd import make_deepfake_pipeline
 
 
 def _in_double_precision(pipe, images):
-    """Probabilities, by a tail whose sums are hardly rounded."""
+    """Probabilities from a tail in double precision."""
     tail = copy.deepcopy(pipe[-1].net_.module_).double()
     with torch.no_grad():
         return tail(torch.from_numpy(pipe[0].transform(images)).double()).softmax(1).numpy()

@@ -42,7 +42,7 @@ def _fuzz_films(connection, *arguments):
 
 
 def fuzz_apart(seed, n_files, last, fuzz=_fuzz_images):
-    """Mutate files in a process of its own, which a file may end or keep for ever."""
+    """Mutate files in a separate process, which a file may crash or keep busy forever."""
     context = multiprocessing.get_context("forkserver")
     connection, theirs = context.Pipe(duplex=False)
     process = context.Process(target=fuzz, args=(theirs, seed, n_files, str(last)))

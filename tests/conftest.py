@@ -66,7 +66,7 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared"
 def _shared(*parts):
     path = _SHARED.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"{Path('..', 'shared', *parts)}, beside the repository, is not at hand")
+        pytest.skip(f"{Path('..', 'shared', *parts)}, next to the repository, is not available")
     return path
 
 
@@ -78,7 +78,7 @@ def real_weights():
 
 @pytest.fixture(scope="session")
 def real_faces():
-    """Directory with real and manipulated photographs, one folder a class."""
+    """Directory with real and manipulated photographs, one folder per class."""
     return _shared("data", "real_and_fake_faces_160")
 
 
@@ -158,7 +158,7 @@ def pool():
 
 @pytest.fixture
 def no_endless_waiting(monkeypatch):
-    """End those that would wait for each other for ever, so that no thread is left behind."""
+    """End threads that would wait for each other forever, so that none is left behind."""
     deadline = time.monotonic() + PATIENCE
     for cls in (MemoryStore, FeatureStore):
 

@@ -56,7 +56,7 @@ def test_calibration_by_group(method, ensemble, pipe, photos):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_calibration_on_rows_set_aside(method, pipe, photos):
-    """A detector that is fitted already; whoever overstates is brought down."""
+    """A detector that is already fitted: overconfident probabilities are lowered."""
     pipe.set_params(classifier__max_epochs=30, classifier__lr=3e-3, classifier__l1_factor=0)
     train = photos.groups % 2 == 0
     pipe.fit(photos.data[train], photos.target[train])

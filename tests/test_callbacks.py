@@ -45,7 +45,7 @@ def progress_bar(callback):
 
 
 class Recorder:
-    """A callback that keeps what it is told, and asks to stop after some epochs."""
+    """A callback that keeps what it is passed, and asks to stop after a number of epochs."""
 
     def __init__(self, stop_after=None):
         self.stop_after = stop_after
@@ -85,7 +85,7 @@ def logged_epochs(monitor, **options):
     return [row for row in monitor.get_logs(**options).data if row["task_name"] == "epoch"]
 
 
-# ---- what callbacks are told ----
+# ---- what callbacks are passed ----
 
 
 def test_every_epoch_is_a_task(callback, classifier, data):
@@ -138,7 +138,7 @@ def test_scores_are_weighted_where_weights_are_given(callback, classifier, data)
     y = y.copy()
     y[0] = "drawn"
     weight = np.linspace(1, 2, len(X))
-    weight[0] = 0  # so that "drawn" is no class: a log loss could not be had with it
+    weight[0] = 0  # so that "drawn" is not a class, with which no log loss could be computed
     monitor = callback.ScoringMonitor(scoring="neg_log_loss")
     classifier.set_callbacks(monitor).fit(X, y, sample_weight=weight)
     for row, history in zip(logged_epochs(monitor), classifier.history_, strict=True):
@@ -215,7 +215,7 @@ def test_stopped_with_early_stopping_the_best_epoch_is_kept(callback, classifier
     assert classifier.n_iter_ == 4 and classifier.best_epoch_ == np.argmin(losses) + 1 < 4
     best = recorder.epochs()[classifier.best_epoch_ - 1][-1]
     assert_same_predictions(classifier, best, data[0])
-    assert_same_predictions(classifier, recorder.tasks[-1][-1], data[0])  # told at the end of fit
+    assert_same_predictions(classifier, recorder.tasks[-1][-1], data[0])  # called at the end of fit
 
 
 def test_early_stopping_ends_its_last_epoch(callback, classifier, data):

@@ -19,7 +19,7 @@ ERRORS = pytest.mark.parametrize(
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """Raise an error at a step of the training, in the midst of an epoch."""
+    """Raise an error at a step of the training, in the middle of an epoch."""
     step, steps = TailNet.train_step, []
 
     def at(number, error):
@@ -57,7 +57,7 @@ def test_before_the_first_epoch_ends_nothing_is_fitted(head, head_data, interrup
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}, {"lr_schedule": "one_cycle"}], ids=str)
 def test_after_a_whole_epoch_its_weights_are_kept(head, head_data, interrupt, error, options):
     X, y = head_data
-    head.set_params(batch_size=40, **options)  # three steps an epoch
+    head.set_params(batch_size=40, **options)  # three steps per epoch
     seen = []
     run = TailNet.run_single_epoch
 
@@ -92,7 +92,7 @@ def test_with_early_stopping_the_best_epoch_is_kept(head, head_data, interrupt, 
         head.fit(X[:80], y[:80], X_val=X[80:], y_val=y[80:])
     assert head.n_iter_ == 9 and head.best_epoch_ == whole.best_epoch_
     assert_same_weights(head, whole)
-    assert head.net_.valid_rows is None  # whoever pickles or keeps it keeps no data
+    assert head.net_.valid_rows is None  # a copy or a pickle of it holds no data
 
 
 @ERRORS

@@ -86,7 +86,7 @@ def test_weights_equal_copies_and_order_does_not_matter(block_data, blocks):
     assert_same_weights(weighted, scaled)
 
 
-# ---- going on from a fit ----
+# ---- continuing from a fit ----
 
 
 def test_warm_start_goes_on(head, head_data):
@@ -143,7 +143,7 @@ def test_saved_and_loaded(block_data, blocks, tmp_path):
     n_bytes = sum(array.nbytes for array in parameters_of(blocks).values())
     assert (tmp_path / "clf.joblib").stat().st_size < 1.1 * n_bytes
     assert loaded.history_ == blocks.history_
-    loaded.partial_fit(X, y)  # training goes on
+    loaded.partial_fit(X, y)  # training continues
     assert loaded.n_iter_ == blocks.n_iter_ + 1
 
 

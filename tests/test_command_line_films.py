@@ -52,7 +52,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """Folder of two films, a photograph between them, what is no film, and what is neither."""
+    """Folder of two films, a photograph between them, a false film, and another file."""
     folder = tmp_path_factory.mktemp("mixed")
     make_film(folder / "a.mp4", picture=picture)
     Image.fromarray(picture(0, None)).save(folder / "b.png")

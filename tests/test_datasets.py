@@ -479,7 +479,7 @@ def test_ciplab_folder_wrong(tmp_path):
     assert record[0].filename == __file__
 
 
-@pytest.mark.skipif(not CIPLAB.is_dir(), reason="the Real and Fake Face set is not at hand")
+@pytest.mark.skipif(not CIPLAB.is_dir(), reason="the Real and Fake Face set is not available")
 def test_ciplab_for_real():
     with pytest.warns(UserWarning, match=r": easy_116_111\.jpg$"):
         faces = load_real_and_fake_faces(CIPLAB)

@@ -26,7 +26,7 @@ from sklearn_dfd.robustness import evaluate_robustness
 
 SIDE = 64
 #: Levels of 255 by which the two decodings of the photographs of this file may differ: within the
-#: square, in its outermost rows and columns, and in the mean. Where no scale divides a side, the
+#: square, in its outermost rows and columns, and on average. Where no scale divides a side, the
 #: last decoded pixel shows less of the picture than the others, and weighs as much.
 MOST, MOST_AT_EDGES, MOST_IN_THE_MEAN = 4, 16, 0.3
 

@@ -1,4 +1,4 @@
-"""Tests of _core.images.decoding: what is refused: no image, too small, too large, damaged."""
+"""Tests of _core.images.decoding: what is refused: not an image, too small, too large, damaged."""
 
 import io
 import random

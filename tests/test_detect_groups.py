@@ -333,7 +333,7 @@ def test_groups_in_another_order_than_the_images_are_refused():
     table = detect(detector, chosen, groups=hint, pos_label="fake")
     assert table["label"].to_dict() == {"a": "real", "b": "fake"}
     table = detect(detector, chosen, groups=frame["film"].to_numpy(), pos_label="fake")
-    assert len(table) == 2  # whoever says that the order is meant
+    assert len(table) == 2  # passing an array says that the order counts
 
 
 def test_other_aggregates_are_refused():

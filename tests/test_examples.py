@@ -1,4 +1,4 @@
-"""The examples run from end to end, also where there are no ImageNet weights."""
+"""The examples run from end to end, even without ImageNet weights."""
 
 import ast
 import os
@@ -76,7 +76,7 @@ def test_quickstart_without_imagenet_weights(tmp_path):
         TORCH_HOME=tmp_path / "torch",
     )
     assert done.returncode == 0, done.stderr
-    assert "NO IMAGENET WEIGHTS, going on with random ones" in done.stdout
+    assert "NO IMAGENET WEIGHTS, continuing with random ones" in done.stdout
     assert "Put them by hand at" in done.stdout
     assert "\n   3   " in done.stdout
     assert done.stdout.count("<- best") == 1

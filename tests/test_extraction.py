@@ -120,7 +120,7 @@ def test_nothing_to_compute(files, store):
 
 @pytest.fixture
 def bad_files(tmp_path):
-    """By name: what only decoding shows, and what a look at the file shows."""
+    """By name: faults that only decoding shows, and faults that the file itself shows."""
     truncated, text = tmp_path / "truncated.png", tmp_path / "text.png"
     noise = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(truncated)

@@ -253,7 +253,7 @@ def test_errors(scored, monkeypatch):
 
 
 def test_a_column_of_probabilities_is_refused(scored):
-    """It would not say of which class it is."""
+    """One column would not say which class it is for."""
     estimator, y, proba, _ = scored
     for wrong in (proba[:, 0], proba[:, :1], np.c_[proba, proba[:, 0]]):
         with pytest.raises(ValueError, match=r"y_proba has the shape .* not one of its col"):

@@ -79,7 +79,7 @@ def imported_at_once(source):
 
 @pytest.mark.slow
 def test_the_wheel_requires_what_the_package_imports(wheel):
-    """It is installed below beside all that is here: nothing missing would be noticed."""
+    """The wheel is installed next to all that is here, which would hide a missing dependency."""
     with zipfile.ZipFile(wheel) as archive:
         metadata = f"sklearn_dfd-{sklearn_dfd.__version__}.dist-info/METADATA"
         requirements = email.message_from_bytes(archive.read(metadata)).get_all("Requires-Dist")

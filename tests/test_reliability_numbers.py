@@ -86,12 +86,12 @@ def test_loss_that_is_lost_leaves_the_last_good_epoch(monkeypatch, rows):
     X, y = rows
     head = DeepFakeClassifier("pool", hidden_layer_sizes=(8,), batch_size=65, random_state=0)
     expected = clone(head).set_params(max_epochs=2).fit(X, y)
-    spoil(monkeypatch, 6)  # of two steps an epoch
+    spoil(monkeypatch, 6)  # with two steps per epoch
     with pytest.raises(ValueError, match=r"nan in epoch 3, batch 2: .*weights of epoch 2, and can"):
         head.fit(X, y)
     np.testing.assert_array_equal(head.predict_proba(X), expected.predict_proba(X))
     assert (head.n_iter_, head.best_epoch_, len(head.history_)) == (2, 2, 2)
-    head.partial_fit(X, y)  # goes on from there
+    head.partial_fit(X, y)  # continues from there
     assert head.n_iter_ == 3 and np.isfinite(head.predict_proba(X)).all()
 
 

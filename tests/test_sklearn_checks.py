@@ -120,7 +120,7 @@ def test_checks_that_need_no_data(estimator, name):
 
 
 def fitted_on_images():
-    """What is fitted on images and then gives a row for each, not images again."""
+    """Estimators that are fitted on images and give one row for each, not images again."""
     return [
         *(
             e
@@ -142,7 +142,7 @@ def photos():
 
 
 def rows_of(estimator, X):
-    """One row an image, by each of its methods; computed anew."""
+    """One row per image, from each of its methods; computed anew."""
     IN_PROCESS.clear()
     methods = [m for m in ("transform", "predict_proba", "predict") if hasattr(estimator, m)]
     return {method: np.asarray(getattr(estimator, method)(X)) for method in methods}

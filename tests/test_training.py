@@ -264,7 +264,7 @@ def test_one_cycle_rises_and_falls_over_all_steps(make_net, layer, n_rows):
     assert top == pytest.approx(0.3 * len(seen) - 1, abs=1)
     assert (np.diff(seen[: top + 1]) > 0).all() and (np.diff(seen[top:]) < 0).all()
     assert max(seen) == pytest.approx(1e-3, rel=0.05) and seen[-1] < 1e-8 < 1e-5 < seen[0]
-    # whoever goes on, goes on at the rate that was asked for
+    # training that continues does so at the given learning rate
     assert net.optimizer_.param_groups[0]["lr"] == 1e-3
 
 

@@ -65,7 +65,7 @@ def errors(said, line):
 
 @pytest.mark.parametrize("line", lines(is_refused))
 def test_wrong_calls_are_refused(said, line):
-    # that a function is not annotated at all is no check of its arguments
+    # an error that a function is not annotated is not a check of its arguments
     assert any("[no-untyped-call]" not in text for text in errors(said, line))
 
 

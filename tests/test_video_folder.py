@@ -1,4 +1,4 @@
-"""Folders of films: labels, groups, and files that are no films."""
+"""Folders of films: labels, groups, and files that are not films."""
 
 import re
 from pathlib import Path
