@@ -38,7 +38,7 @@ def camera_photograph(image, seed, size=SIZE):
     contrast = np.abs(np.asarray(grey, dtype=np.float32) - blurred)
     height, width = (side // _CELL for side in contrast.shape)
     cells = contrast[: height * _CELL, : width * _CELL].reshape(height, _CELL, width, _CELL)
-    # the median, since what an edge adds to the contrast of its surroundings is no texture
+    # the median, since what an edge adds to the contrast of its surroundings is not texture
     contrast = Image.fromarray(np.median(cells, axis=(1, 3)))
     contrast = contrast.resize(size, Image.Resampling.BILINEAR)
     pixels = np.array(image.resize(size, _BICUBIC), dtype=np.float32)

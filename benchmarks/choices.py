@@ -3,7 +3,7 @@
     python benchmarks/choices.py
 
 A training step with BatchNorm and ReLU6 as one function, and as two functions of torch; and a grid
-search with glibc's allocator as it is, and told to keep the memory of a step for the next one.
+search with glibc's allocator as it is, and set to keep the memory of a step for the next one.
 """
 
 import os

@@ -89,7 +89,7 @@ for i, candidate in enumerate(cv["params"]):
 best = int(np.argmin(cv["rank_test_roc_auc"]))
 
 # %%
-# The final training stops by itself: the classifier sets a tenth of the
+# The final training stops early: the classifier sets a tenth of the
 # training groups aside and keeps the weights of the epoch at which their loss
 # is lowest.
 

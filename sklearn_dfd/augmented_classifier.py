@@ -375,7 +375,7 @@ def _requested(estimator: Any, metadata: dict[str, Any]) -> dict[str, Any]:
     kind = type(last).__name__
     if "groups" not in taken and "cv" in last.get_params(deep=False):
         raise ValueError(
-            f"{kind} splits what it is given by itself, and no groups reach it: views of a "
+            f"{kind} splits its input itself, and no groups reach it: views of a "
             f"photograph would be on both sides. Put the AugmentedClassifier into the {kind}, "
             "where it makes views of the training side alone."
         )

@@ -327,7 +327,7 @@ class FeatureStore:
         """
         if self.dtype not in _STORED:
             raise ValueError(
-                f"dtype={self.dtype!r} is no type of a feature store: use 'float32' or 'float16'."
+                f"dtype={self.dtype!r} is not a dtype of a store: use 'float32' or 'float16'."
             )
         values = [np.asarray(row, dtype=_STORED[self.dtype]).tobytes() for row in rows]
         entries = [

@@ -231,7 +231,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         "store_weights_in_pickle": ["boolean"],
     }
 
-    # the value that stands for what older releases did, for each parameter added since
+    # for each parameter added later, the value that corresponds to what older releases did
     _parameters_of_older_files: dict[str, Any] = {  # noqa: RUF012
         "engine": "torch",
         "precision": "float32",

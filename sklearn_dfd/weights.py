@@ -160,7 +160,7 @@ def _no_such_file(weights: str, path: Path) -> str:
 def _download(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # into a temporary file beside it, hashed, then renamed: never half a file in the cache
+        # into a temporary file next to it, hashed, then renamed: never half a file in the cache
         torch.hub.download_url_to_file(IMAGENET_URL, str(path), hash_prefix=_imagenet_hash())
     except (OSError, RuntimeError) as error:
         raise WeightsError(
@@ -270,7 +270,7 @@ def _refuse_wrapped(state: dict[Any, Any], path: Path) -> None:
                 lines.append(f"state = {{k.removeprefix({prefix!r}): state[k] for k in state}}")
             lines.append("torch.save(state, 'mobilenet_v2.pth')")
             raise WeightsError(
-                f"weights={str(path)!r} holds a state dict{what}. Save it by itself, and pass "
+                f"weights={str(path)!r} holds a state dict{what}. Save it alone, and pass "
                 "weights='mobilenet_v2.pth':\n" + "\n".join(f"  {line}" for line in lines)
             )
 

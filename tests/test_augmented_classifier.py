@@ -286,7 +286,7 @@ def test_labels_in_words(pipe, photos):
 
 def test_what_splits_by_itself_would_part_views_from_their_photograph(pipe, photos):
     pipe.set_params(classifier__hidden_layer_sizes=(4,))
-    message = "CalibratedClassifierCV splits what it is given by itself.* Put the AugmentedClassifi"
+    message = "CalibratedClassifierCV splits its input itself.* Put the AugmentedClassifi"
     for inner in (
         CalibratedClassifierCV(pipe, cv=2),
         make_pipeline(pipe[0], CalibratedClassifierCV(pipe[1], cv=2)),
@@ -294,7 +294,7 @@ def test_what_splits_by_itself_would_part_views_from_their_photograph(pipe, phot
         with pytest.raises(ValueError, match=message):
             AugmentedClassifier(inner, n_views=1).fit(photos.data, photos.target)
     search = GridSearchCV(pipe, {"classifier__lr": [1e-4]}, cv=2)
-    with pytest.raises(ValueError, match="GridSearchCV splits what it is given by itself"):
+    with pytest.raises(ValueError, match="GridSearchCV splits its input itself"):
         AugmentedClassifier(search, n_views=1).fit(photos.data, photos.target, groups=photos.groups)
     outside = CalibratedClassifierCV(AugmentedClassifier(pipe, n_views=1), cv=2)
     assert outside.fit(photos.data, photos.target).predict_proba(photos.data).shape == (24, 2)

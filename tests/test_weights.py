@@ -176,7 +176,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_hint_how_to_unwrap_a_state_dict_works(saved, state, kind, tmp_path, monkeypatch):
-    with pytest.raises(WeightsError, match=r"holds a state dict .* Save it by itself") as error:
+    with pytest.raises(WeightsError, match=r"holds a state dict .* Save it alone") as error:
         load_weights(saved(WRAPPED[kind](state)))
     _, *lines = str(error.value).splitlines()
     monkeypatch.chdir(tmp_path)

@@ -48,7 +48,7 @@ except ModuleNotFoundError:  # scikit-learn < 1.9
 def training_data(
     X: Any, y: Any, sample_weight: Any, kept: Any = None
 ) -> dict[str, Callable[[], Any]]:
-    """Collect what callbacks are told about the rows, as arguments of a context's ``call_on_...``.
+    """Collect what callbacks are passed about the rows, as arguments of a ``call_on_...`` method.
 
     The values are functions that scikit-learn calls only if a callback wants the value, because
     the rows that remain if some are set aside have to be copied.

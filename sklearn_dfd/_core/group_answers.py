@@ -251,7 +251,7 @@ class GroupScorer:
             positive = resolve_pos_label(self._pos_label, classes, "")
             judged = Judged(
                 probability if classes[1] == positive else probability[:, ::-1],
-                np.array([0, 1]),  # of which scorers take 1 to be the positive one
+                np.array([0, 1]),  # scorers take 1 to be the positive class
                 lambda: (called_by(estimator, probability) == positive).astype(int),
             )
             y = (y == positive).astype(int)
@@ -261,7 +261,7 @@ class GroupScorer:
 def _label_of_each(
     names: npt.NDArray[Any], codes: npt.NDArray[np.intp], y: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """Return the label of each group, of which there must be one."""
+    """Return the label of each group, which must be the same for all of its images."""
     if len(y) != len(codes):
         raise ValueError(f"There are {len(y)} labels for {len(codes)} images.")
     first = np.unique(codes, return_index=True)[1]

@@ -27,7 +27,7 @@ def warn_user(message: str, category: type[UserWarning] = UserWarning) -> None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _package_of(frame) in _IN_BETWEEN:
         level, frame = level + 1, frame.f_back
-    # in a thread of ours there is no such line
+    # in a thread of this package there is no such line
     warnings.warn(message, category, stacklevel=level + 1 if frame is not None else 2)
 
 

@@ -147,8 +147,8 @@ from the other tile of the group ("splice"). "easy" edits are large and keep the
 spread of its colours too. No noise is added. Both classes show the same places, so that only the
 edit tells them apart. About half of the images of either class are mirrored.
 
-This set is for trying the package, and is no benchmark: it has few photographs, and no person made
-its edits. A score on it says nothing about how well deepfakes are detected.
+This set is for trying the package, and is not a benchmark: it has few photographs, and no person
+made its edits. A score on it says nothing about how well deepfakes are detected.
 
 The photographs, which come with installed packages:
 {rights}
@@ -277,9 +277,9 @@ def make_spliced_photos(
 ) -> Bunch:
     """Make a toy set of images, half of them with a piece pasted in.
 
-    The images are parts of tiles of a few sample photographs that come with installed packages:
-    two with scikit-learn, one with Matplotlib, four with scikit-image. They are for trying the
-    package, and are no benchmark.
+    The images are parts of tiles of a few sample photographs that come with installed packages: two
+    with scikit-learn, one with Matplotlib, four with scikit-image. They are for trying the package,
+    and are not a benchmark.
 
     Parameters
     ----------

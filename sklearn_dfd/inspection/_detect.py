@@ -133,7 +133,7 @@ def detect(
             "uncertain, leaning to fake" below. If the image cannot be used, it reads "not judged"
             and why; within the band of ``unsure``, "not sure".
         error : str
-            What is wrong with the image; empty where it can be used.
+            What is wrong with the image; empty if it can be used.
 
         With ``groups`` there is one row per group, in order of first appearance. The index, named
         ``"group"``, holds the groups, and the columns are:
@@ -156,7 +156,7 @@ def detect(
             to be right; "not sure" within the band of ``unsure``; "not judged", and why, where
             none of the images can be used.
         error : str
-            What is wrong with the images where none can be used; otherwise empty.
+            What is wrong with the images if none can be used; otherwise empty.
 
         ``table.attrs["note"]`` is a sentence on what the probabilities mean: whether those of
         images are calibrated, and that those of groups are not.
@@ -300,10 +300,10 @@ def _checked_band(unsure: Any, threshold: float | None) -> tuple[float, float]:
 
 
 def _is_empty(X: Any) -> bool:
-    """Return whether ``X`` is a collection without images, which has no row and is no error."""
+    """Return whether ``X`` is a collection without images, which gives no rows and no error."""
     if isinstance(X, np.ndarray):
         return X.ndim > 0 and len(X) == 0
-    if hasattr(X, "shape") and hasattr(X, "columns"):  # a table, of which one column is taken
+    if hasattr(X, "shape") and hasattr(X, "columns"):  # a table: it must have one column
         return len(X.columns) == 1 and len(X) == 0
     return (isinstance(X, list | tuple) or hasattr(X, "to_list")) and len(X) == 0
 

@@ -54,7 +54,7 @@ def _stop_writing() -> None:
     """Let what is left in the buffer of standard output go nowhere, with no further error."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # it is no file
+    except (OSError, ValueError):  # it is not a file
         pass
 
 

@@ -15,7 +15,7 @@ from sklearn_dfd._core.copies.thumbnails import SIDE, Box, stretching
 
 _COARSE_SIDE = 12  # of the smaller thumbnails that candidates are found with
 _N_NEIGHBORS = 20  # candidates per image, each image taken in parts
-_N_NEIGHBORS_OF_WHOLE = 4  # candidates per image, as a whole of which others are parts
+_N_NEIGHBORS_OF_WHOLE = 4  # candidates per image that may be parts of it
 _LEAST_SIMILARITY = 0.5  # of a candidate
 _SIZES = (0.93, 0.85, 0.77, 0.68)  # of the parts that are searched for, as shares of the side
 _NOISE = 1.0  # standard deviation, in grey levels, of the noise of compression

@@ -327,8 +327,8 @@ def _linked(
     parallel = Parallel(n_jobs=n_jobs, prefer="threads")
     read = _read(images, parts, parallel, verbose)
     read_others = read if others is None else _read(others, parts, parallel, verbose)
-    # One of several identical files stands for all: otherwise the nearest few of each would be its
-    # own copies.
+    # One of several identical files represents them all: otherwise the nearest few of each would be
+    # its own copies.
     kept = np.array(list(_first_rows(read.digests).values()))
     thumbs = read.thumbs[kept]
     if others is None:

@@ -129,7 +129,8 @@ _TRANSPOSE: dict[object, Image.Transpose] = {  # EXIF orientation -> what turns 
 }
 
 # Loading fills a PIL image in place, which is not safe in two threads at once, and one image may
-# stand in several rows. One lock serves all images: those passed as PIL images are mostly decoded.
+# stand in several rows. One lock serves all images: those passed as PIL images are usually decoded
+# already.
 _loading = ThreadLock()
 
 

@@ -52,7 +52,7 @@ def files_below(
         on_error(folder, error)
         return
     for entry in entries:
-        if os.path.isdir(entry):  # which is no error where access is denied
+        if os.path.isdir(entry):  # which raises no error if access is denied
             yield from files_below(entry, seen, on_error)
         else:
             yield entry

@@ -62,7 +62,7 @@ _ASCII = 2  # type of a tag
 
 
 class NoHeaderError(TypeError):
-    """Raised for an image in memory, which is no file and has no header."""
+    """Raised for an image in memory, which is not a file and has no header."""
 
 
 def read_header(source: Any) -> Header:
@@ -209,7 +209,7 @@ class _Spent(BaseException):
 
 
 class _Limited(RawIOBase):
-    """A file of which a limited number of bytes can be read, for a limited time of the thread."""
+    """A file that gives a limited number of bytes, for a limited time of the thread."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _NAMES = {_TABLES: "DQT", _HUFFMAN: "DHT", _COMMENT: "COM", 0xCC: "DAC", 0xDD: "DRI"}
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
-#: Segments of a header. Photographs have fewer than 300, of which most are pieces of one profile.
+#: Segments of a header. Photographs have fewer than 300, most of them pieces of one profile.
 MAX_SEGMENTS = 2000
 _MAX_JUNK = 2**16  # bytes between segments
 _MAX_NAMES = 30  # segments that are listed
@@ -267,7 +267,7 @@ def _of_libjpeg() -> dict[int, tuple[int, ...]]:
 
 @cache
 def _of_the_standard() -> frozenset[bytes]:
-    """Return the Huffman tables of the standard, which encoders use unless told to optimise."""
+    """Return the Huffman tables of the standard, which encoders use unless set to optimise."""
     return _saved(Image.new("RGB", (8, 8)), 75).huffman
 
 
