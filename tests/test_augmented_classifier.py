@@ -1,4 +1,4 @@
-"""Tests of sklearn_dfd.augmented_classifier: views in training, both mirror images in judging."""
+"""Tests of sklearn_dfd.augmented_classifier: views in training, mirror images in judging."""
 
 import joblib
 import numpy as np

@@ -347,7 +347,7 @@ def test_the_class_to_detect():
 
 
 class Counted:
-    """A detector that judges paths by nothing, and sees how many wait in memory."""
+    """A detector that accepts any path, and counts how many wait in memory."""
 
     classes, columns, note = ["fake", "real"], COLUMNS, ""
 

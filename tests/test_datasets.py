@@ -719,7 +719,7 @@ def test_colours_of_hard_edits_spread_as_those_of_the_place():
 
 
 def test_piece_comes_from_elsewhere():
-    """In a tile coloured by position the piece tells where it was taken."""
+    """In a tile coloured by position, the piece shows where it was taken from."""
     tile = np.zeros((142, 128, 3), dtype=np.uint8)
     tile[..., 0], tile[..., 1] = np.mgrid[30:172, 30:158]
     rng = np.random.RandomState(0)

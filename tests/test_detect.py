@@ -207,7 +207,7 @@ def test_images_of_all_kinds_keep_their_names(pipe, photos, files):
 
 
 class Says(ClassifierMixin, BaseEstimator):
-    """Takes the first pixel as its probability, in per cent, of the second class."""
+    """Reads the first pixel as the probability of the second class, in per cent."""
 
     def fit(self, X, y):
         self.classes_ = np.unique(y)
@@ -222,7 +222,7 @@ class Says(ClassifierMixin, BaseEstimator):
 
 
 class Calibrated(Says, CalibratedClassifierCV):
-    """Says the same, and passes as calibrated."""
+    """Gives the same answers, and counts as calibrated."""
 
     def __init__(self):
         self.estimator = None

@@ -26,7 +26,7 @@ def first_pixels(images):
 
 
 class Says(ClassifierMixin, BaseEstimator):
-    """Takes what is in the first pixel, a row number, for the row of its probabilities."""
+    """Reads the first pixel as the number of the row that holds its probabilities."""
 
     def __init__(self, table=()):
         self.table = table
@@ -210,7 +210,7 @@ def pipe():
 
 @pytest.fixture
 def films(tmp_path):
-    """Frames of three films: one is whole, of one two frames cannot be used, of one all."""
+    """Frames of three films: all usable, two of them unusable, and none usable."""
     paths = [tmp_path / f"{film}-{frame}.png" for frame in range(4) for film in "abc"]
     for row, path in enumerate(paths):
         damaged = path.name in ("b-1.png", "b-3.png")

@@ -27,7 +27,7 @@ def test_the_same_in_every_call_and_worse_from_level_to_level(name, image):
         back = Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC)
         harm[level] = np.abs(np.asarray(back) - image.astype(float)).mean()
     np.testing.assert_array_equal(image, before)
-    undistorted = min(distortion.undistorted, 100)  # of quality infinity is no number
+    undistorted = min(distortion.undistorted, 100)  # infinity is not a JPEG quality
     for side in (1, -1):
         levels = [level for level in harm if side * (level - undistorted) > 0]
         by_harm = sorted(levels, key=lambda level: harm[level])

@@ -136,7 +136,7 @@ def test_a_head_alone_on_features_that_are_maps(photos, path):
     )
 
 
-# ---- in both mirror images ----
+# ---- with mirror images ----
 
 
 @pytest.fixture(scope="module")

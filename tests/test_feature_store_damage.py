@@ -71,7 +71,7 @@ def test_precision_of_a_row_that_is_damaged(store):
 
 
 def test_row_under_the_key_of_another_is_damage(store):
-    """The features of one image must never be taken for another's."""
+    """The features of one image must never be mistaken for those of another."""
     fill(store, range(4))
     with database_of(store) as database:
         query = "SELECT dtype, checksum, value FROM rows WHERE key = ?"

@@ -263,7 +263,7 @@ def test_the_interval_of_a_mean_over_folds():
 
 
 def test_intervals_of_one_class_alone():
-    """As for the hard fakes of a set, of which a share is found."""
+    """As for the hard fakes of a set, only some of which are found."""
     low, high = bootstrap_interval(
         accuracy_score, ["fake"] * 50, ["fake", "real"] * 25, n_resamples=100, random_state=0
     )

@@ -1,4 +1,4 @@
-"""What the package withstands: extreme features and parameters, and a loss that is lost."""
+"""What the package withstands: extreme features and parameters, and a loss that is not finite."""
 
 import numpy as np
 import pytest

@@ -22,7 +22,7 @@ from sklearn_dfd.robustness import RobustnessDisplay, distort, evaluate_robustne
 
 
 class Grain(ClassifierMixin, BaseEstimator):
-    """Calls images spliced that are grainier than `limit`: quick, with nothing to learn."""
+    """Calls images spliced if they are grainier than `limit`: quick, with nothing to learn."""
 
     def __init__(self, limit=3.0):
         self.limit = limit
@@ -214,7 +214,7 @@ def test_no_class_has_to_be_named(kind, photos, grain):
 
 
 class Renamed(ClassifierMixin, BaseEstimator):
-    """Says what another detector says, by other names of its two classes."""
+    """Gives another detector's answers, with other names for its two classes."""
 
     def __init__(self, detector, names, kind):
         self.detector, self.names, self.kind = detector, names, kind

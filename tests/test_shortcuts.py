@@ -29,7 +29,7 @@ LOAD = ImageFile.ImageFile.load
 
 @pytest.fixture(autouse=True)
 def _no_pixel_is_decoded(monkeypatch):
-    """Whatever is read of a file, none is decoded."""
+    """Files are read, but never decoded."""
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
 
 

@@ -66,7 +66,7 @@ def pipeline():
 
 
 def expected_failed_checks(estimator):
-    """What scikit-learn checks and an estimator does not do, with the reason: nothing so far."""
+    """Checks of scikit-learn that an estimator fails, with the reason: none so far."""
     return {}
 
 
