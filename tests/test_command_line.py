@@ -737,7 +737,7 @@ def skeleton(line):
     line = re.sub(r"^(\d+ photographs?( and \d+ film)?:) .* called [^.]*\.", r"\1", line)
     line = re.sub(r"(very likely|likely|uncertain, leaning to|called) (real|fake)", "called", line)
     line = re.sub(r'"label": "\w+"', "", line)
-    line = line.replace("do not demonstrably give", "give")
+    line = line.replace("are not shown to reveal", "reveal")
     return re.sub(r"\s+", " ", re.sub(r"\d[\d.,e-]*", "0", line)).strip()
 
 

@@ -256,7 +256,7 @@ def test_no_calibration_is_claimed_of_groups(drawn):
     assert "The probabilities are calibrated" in alone.attrs["note"]
     table = detect(detector, numbered(60), groups=groups, pos_label="fake")
     assert set(table["reading"]) <= {"called fake", "called real"}
-    assert "not even where" in table.attrs["note"]
+    assert "even if the probabilities of images" in table.attrs["note"]
 
 
 GROUPS = {
@@ -380,7 +380,10 @@ def test_unsure_groups(drawn):
         assert row["share_fake"] == pytest.approx(np.mean(inside >= 0.55))
     assert {None} < set(table["label"])
     assert "band of 0.45 to 0.55" in table.attrs["note"]
-    assert "in such groups" in table.attrs["note"] and "not even where" in table.attrs["note"]
+    assert (
+        "in groups like these" in table.attrs["note"]
+        and "even if the probabilities of images" in table.attrs["note"]
+    )
 
 
 def test_a_band_claims_no_more_than_is_known(drawn):

@@ -66,7 +66,7 @@ def row_of(report, attribute):
     return row
 
 
-# what gives the labels away -----------------------------------------------------------------------
+# what reveals the labels --------------------------------------------------------------------------
 
 SHORTCUTS = {
     "format": (
