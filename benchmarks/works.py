@@ -319,9 +319,9 @@ def first_photograph(weights, paths):
     return fresh_process(code, str(file), paths[0])
 
 
-def bare_forward(weights):
+def bare_forward(weights, others=()):
     code = (
-        "import torch\n"
+        f"import {', '.join(['torch', *others])}\n"
         "from sklearn_dfd._core.network.mobilenet import architecture\n"
         "blocks = torch.nn.Sequential(*architecture().features).to_empty(device='cpu').eval()\n"
         "with torch.inference_mode(): blocks(torch.rand(1, 3, 224, 224))"
