@@ -2,6 +2,7 @@
 
 import functools
 import ipaddress
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from torchvision.models import mobilenet_v2
 from torchvision_reference import torchvision_model
 
 from sklearn_dfd import DeepFakeClassifier
+from sklearn_dfd._core.images import film_process
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore
 from sklearn_dfd.weights import load_weights
 
@@ -212,6 +214,51 @@ def received(monkeypatch):
 
     monkeypatch.setattr(DeepFakeClassifier, "fit", watched)
     return calls
+
+
+# films
+
+
+_IN_CHILD = """
+import sys
+if any("film_server" in argument for argument in sys.orig_argv):
+    import os, time, ctypes
+    from sklearn_dfd._core.images import film, film_file, film_server
+    image_at = film.OpenFilm.image_at
+    def change(self, seconds):
+        name = os.path.basename(self._film.path)
+        if name.startswith("segfault"):
+            ctypes.string_at(0)
+        if name.startswith("abort"):
+            os.abort()
+        if name.startswith("exit"):
+            os._exit(3)
+        if name.startswith("slow"):
+            time.sleep(60)
+        return image_at(self, seconds)
+    film.OpenFilm.image_at = change
+"""
+
+
+@pytest.fixture
+def in_child(monkeypatch, tmp_path_factory):
+    """Return a function that runs code where films are decoded.
+
+    Films whose names begin with "segfault", "abort" or "exit" end that process in this way, and one
+    that is called "slow" takes a minute.
+    """
+
+    def run(code=""):
+        folder = tmp_path_factory.mktemp("site")
+        indented = "".join(f"    {line}\n" for line in code.splitlines())
+        (folder / "sitecustomize.py").write_text(_IN_CHILD + indented)
+        path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+        film_process._processes.end()
+
+    run()
+    yield run
+    film_process._processes.end()
 
 
 # guards

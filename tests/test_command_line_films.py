@@ -17,7 +17,7 @@ from sklearn_dfd import detect, make_deepfake_pipeline
 from sklearn_dfd._core.command_line import detecting
 from sklearn_dfd._core.command_line.detectors import load_detector
 from sklearn_dfd._core.command_line.paths import listed
-from sklearn_dfd._core.images import film_pool
+from sklearn_dfd._core.images import film, film_pool
 from sklearn_dfd.datasets import frames, make_spliced_photos
 from sklearn_dfd.export import to_onnx
 
@@ -60,6 +60,12 @@ def mixed(tmp_path_factory):
     (folder / "d.mov").write_bytes(b"no film")
     (folder / "e.txt").write_text("neither")
     return folder
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Decode films in this process, where a test can watch or change what FFmpeg is told."""
+    monkeypatch.setattr(film_pool, "open_film", film.OpenFilm)
 
 
 def rows_of(done):
@@ -113,16 +119,35 @@ def test_frames_that_are_damaged_are_counted(saved, tmp_path, ending):
 
 
 @PYTHON_AND_ONNX
-def test_a_film_of_which_no_frame_can_be_used(saved, mixed, monkeypatch, ending):
+def test_a_film_of_which_no_frame_can_be_used(saved, mixed, monkeypatch, in_process, ending):
     def fail(*_):
         raise ValueError("the film is damaged")
 
-    monkeypatch.setattr(film_pool.OpenFilm, "image_at", fail)
+    monkeypatch.setattr(film.OpenFilm, "image_at", fail)
     done = run("detect", saved / f"detector.{ending}", mixed / "a.mp4", *OPTIONS)
     (row,) = rows_of(done)
     assert row["error"].startswith("none of 4 images can be used, for example ")
     assert "a.mp4' at 0." in row["error"] and row["error"].endswith(" s: the film is damaged")
     assert (row["n_judged"], row["n_not_judged"], done.exit_code) == (0, 4, 3)
+
+
+@PYTHON_AND_ONNX
+def test_a_film_that_makes_ffmpeg_crash_is_a_row(saved, mixed, in_child, tmp_path, ending):
+    film = (mixed / "a.mp4").read_bytes()
+    for name in ("1.mp4", "segfault.mp4", "3.mp4"):
+        more = b"\0\0\0\x08free" if name == "segfault.mp4" else b""  # so that it is another film
+        (tmp_path / name).write_bytes(film + more)
+    done = run("detect", saved / f"detector.{ending}", tmp_path, *OPTIONS)
+    assert done.exit_code == 3, done.stderr
+    rows = rows_of(done)
+    assert [Path(row["path"]).name for row in rows] == ["1.mp4", "3.mp4", "segfault.mp4"]
+    assert all(list(row) == COLUMNS for row in rows)
+    judged = [(row["n_judged"], row["n_not_judged"]) for row in rows]
+    assert judged == [(N_FRAMES, 0), (N_FRAMES, 0), (0, N_FRAMES)]
+    assert rows[0]["error"] == rows[1]["error"] == "" and rows[0]["label"] == rows[1]["label"]
+    assert rows[0]["probability_fake"] == pytest.approx(rows[1]["probability_fake"], abs=1e-5)
+    assert "the process that decodes it ended (" in rows[2]["error"]
+    assert "FFmpeg crashed" in rows[2]["error"] and rows[2]["label"] is None
 
 
 @PYTHON_AND_ONNX
@@ -171,15 +196,15 @@ def test_films_that_are_named_in_a_list_and_memory(saved, mixed, monkeypatch):
     assert len(rows_of(done)) == 7 and n_frames == [12, 12, 4]
 
 
-def test_each_film_is_decoded_once(saved, mixed, monkeypatch):
+def test_each_film_is_decoded_once(saved, mixed, monkeypatch, in_process):
     n_decoded = []
-    following = film_pool.OpenFilm._next
+    following = film.OpenFilm._next
 
     def counted(self):
         n_decoded.append(1)
         return following(self)
 
-    monkeypatch.setattr(film_pool.OpenFilm, "_next", counted)
+    monkeypatch.setattr(film.OpenFilm, "_next", counted)
     for ending in ("joblib", "onnx"):
         n_decoded.clear()
         run("detect", saved / f"detector.{ending}", mixed / "a.mp4")
@@ -215,7 +240,7 @@ def test_csv(saved, mixed, tmp_path):
 
 
 @PYTHON_AND_ONNX
-def test_without_pyav(saved, mixed, monkeypatch, ending):
+def test_without_pyav(saved, mixed, monkeypatch, in_process, ending):
     monkeypatch.setitem(sys.modules, "av", None)
     done = run("detect", saved / f"detector.{ending}", mixed, *OPTIONS)
     rows = rows_of(done)

@@ -37,7 +37,13 @@ posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 @pytest.fixture
-def counts(monkeypatch):
+def in_process(monkeypatch):
+    """Decode films in this process, where a test can watch or change what FFmpeg is told."""
+    monkeypatch.setattr(film_pool, "open_film", film.OpenFilm)
+
+
+@pytest.fixture
+def counts(monkeypatch, in_process):
     """Count films that are opened, frames that are decoded and films that are hashed."""
     found = {"opened": 0, "decoded": 0, "hashed": 0}
 
@@ -278,6 +284,29 @@ def test_several_films_are_each_opened_once(tmp_path, counts):
     # of more than 64 images the headers are checked first, which opens each film once more
     assert counts["opened"] <= 12 and counts["hashed"] == 6 and counts["decoded"] <= 6 * 50
     assert not film_pool._pool._idle  # nothing stays open
+
+
+def test_robustness_opens_each_film_once(tmp_path, counts):
+    from sklearn.dummy import DummyClassifier
+
+    from sklearn_dfd.robustness import evaluate_robustness
+
+    class Judge(DummyClassifier):
+        def predict(self, X):
+            return (self.decision_function(X) > 100).astype(int)
+
+        def decision_function(self, X):
+            images = read_all(as_image_list(X), to_rgb)
+            return np.array([np.asarray(image).mean() for image in images])
+
+    paths = [make_film(tmp_path / f"{i}.mp4", gop=1000) for i in range(2)]
+    X, y = np.concatenate([frames(path, 16) for path in paths]), np.arange(32) % 2
+    judge = Judge().fit(np.zeros((2, 1)), [0, 1])
+    settle()
+    counts.update(opened=0, decoded=0)
+    evaluate_robustness(judge, X, y, distortions={"blur": [2]}, n_resamples=2, random_state=0)
+    assert counts["opened"] <= 4  # the headers are checked first
+    assert counts["decoded"] <= 3 * 2 * 51  # and each frame is judged as it is, twice
 
 
 def test_hours_take_no_longer_than_minutes(tmp_path, counts):
@@ -546,6 +575,7 @@ def test_lists_of_other_films_open_nothing(tmp_path, content):
     code = """
 import sys
 opened = []
+sys.executable = ''  # so that films are decoded in this process
 sys.addaudithook(lambda event, args: event in ("open", "socket.connect") and opened.append(args))
 from sklearn_dfd.datasets import frames
 try:
@@ -564,7 +594,7 @@ def test_a_film_may_not_open_other_files():
         film.refuse_to_open("/etc/passwd", 1, {})
 
 
-def test_ffmpeg_gets_a_file_and_no_name(tmp_path, monkeypatch):
+def test_ffmpeg_gets_a_file_and_no_name(tmp_path, monkeypatch, in_process):
     path = make_film(tmp_path / "film.mp4", 3)
     seen = []
     original = av.open
@@ -608,7 +638,7 @@ def test_limits_of_pixels_hold_within_the_film(tmp_path):
     assert to_rgb(raw).size == (640, 480)
 
 
-def test_limit_of_time(tmp_path, monkeypatch):
+def test_limit_of_time(tmp_path, monkeypatch, in_process):
     path = make_film(tmp_path / "film.mp4", 10)
     frame = frames(path, 1)[0]
     monkeypatch.setattr(film_file, "FRAME_SECONDS", -1)
@@ -790,7 +820,7 @@ def test_detector_detects(tmp_path, counts):
     assert "it is no film" in table.error.iloc[16]
 
 
-def test_without_pyav(tmp_path, monkeypatch):
+def test_without_pyav(tmp_path, monkeypatch, in_process):
     path = make_film(tmp_path / "film.mp4", 3)
     monkeypatch.setitem(sys.modules, "av", None)
     for call in (lambda: frames(path), VideoFrame(path, 0).to_image):

@@ -9,14 +9,20 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from sklearn_dfd._core.images.decoding import USUAL_MAX_PIXELS
 from sklearn_dfd._core.images.film_colours import matrix_of, orientation_of, to_rgb_pixels
-from sklearn_dfd._core.images.film_file import FilmFault, TimedFile, reason_of, refuse_to_open
+from sklearn_dfd._core.images.film_file import (
+    FilmFault,
+    FilmFile,
+    TimedFile,
+    reason_of,
+    refuse_to_open,
+)
 from sklearn_dfd._core.validation import import_extra
 
 #: Shortest side of a picture in pixels.
@@ -46,8 +52,8 @@ class OpenFilm:
 
     Parameters
     ----------
-    file : binary file object
-        The film. It is closed with this object.
+    film : FilmFile
+        The film.
     max_pixels : int or None
         Number of pixels that a frame may have; None for any number.
 
@@ -60,8 +66,10 @@ class OpenFilm:
     ------
     ImportError
         If PyAV is not installed.
+    OSError
+        If the file cannot be read.
     ValueError
-        If it is not a film that can be read, or it has no pictures.
+        If it is not a film that can be read, it has no pictures, or it has changed.
     """
 
     # the frames are av.VideoFrame
@@ -69,8 +77,9 @@ class OpenFilm:
     _ahead: Any = None  # the one after it, if it is decoded
     _packets: Iterator[Any] = iter(())
 
-    def __init__(self, file: IO[bytes], max_pixels: int | None) -> None:
-        self._file = TimedFile(file)
+    def __init__(self, film: FilmFile, max_pixels: int | None) -> None:
+        self._film = film
+        self._file = TimedFile(film.open())
         self._max_pixels = max_pixels
         self._container: Any = None
         self._image: tuple[int, Image.Image] | None = None  # the last one, by its time
@@ -81,10 +90,6 @@ class OpenFilm:
         except BaseException:
             self.close()
             raise
-
-    def fileno(self) -> int:
-        """Return the descriptor of its file."""
-        return self._file.fileno()
 
     def close(self) -> None:
         """Close the film and its file."""
@@ -117,8 +122,9 @@ class OpenFilm:
         ------
         ValueError
             If the film is damaged between the last keyframe and this frame, ends before the time,
-            or this takes more than `film_file.FRAME_SECONDS`.
+            has changed, or this takes more than `film_file.FRAME_SECONDS`.
         """
+        self._film.check_unchanged(self._file.fileno())
         with self._file.in_words():
             frame = self._show(self._ticks(seconds))
             pts = _pts(frame)
@@ -151,6 +157,7 @@ class OpenFilm:
         ValueError
             If the film has no frames, or `image_at` raises it.
         """
+        self._film.check_unchanged(self._file.fileno())
         found: set[int] = set()
         if decode:
             with self._file.in_words():

@@ -1,16 +1,74 @@
-"""The file of a film as FFmpeg sees it: read for a limited time, and what goes wrong in words."""
+"""The file of a film: in one state, read for a limited time, and what goes wrong in words."""
 
 import errno
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
+from sklearn_dfd._core.images.files import open_file
 from sklearn_dfd._core.messages import brief
 
 #: Seconds of one core's time that finding one frame may take. It takes 0.01 to 1, and more where
 #: keyframes are minutes apart.
 FRAME_SECONDS = 60
+
+
+class FilmFile(NamedTuple):
+    """A film on the disk, in one state of its content.
+
+    Parameters
+    ----------
+    path : str
+        Its path.
+    stamp : tuple of int
+        Device, inode, length and times of the file: another one where its content was changed.
+    """
+
+    path: str
+    stamp: tuple[int, ...]
+
+    def open(self) -> IO[bytes]:
+        """Open the film.
+
+        Returns
+        -------
+        file : binary file object
+            For the caller to close.
+
+        Raises
+        ------
+        OSError, ValueError
+            If the file cannot be read, or is in another state.
+        """
+        file = open_file(self.path, of_any_size=True)
+        try:
+            self.check_unchanged(file.fileno())
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def check_unchanged(self, descriptor: int) -> None:
+        """Raise ValueError if the open file of a descriptor is in another state."""
+        # but for the last of its times, which changes with its name and permissions, too
+        if stamp_of(descriptor)[:4] != self.stamp[:4]:
+            raise ValueError(
+                "the film was changed after its frames had been looked up: start again"
+            )
+
+
+def stamp_of(descriptor: int) -> tuple[int, ...]:
+    """Return the stamp of an open file, see `FilmFile`."""
+    status = os.fstat(descriptor)
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
 class FilmFault(Exception):

@@ -8,14 +8,15 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
-from typing import IO, Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import joblib
 from PIL import Image
 
 from sklearn_dfd._core.images.decoding import RawFrame, pixel_limit
 from sklearn_dfd._core.images.files import open_file
-from sklearn_dfd._core.images.film import OpenFilm
+from sklearn_dfd._core.images.film_file import FilmFile, stamp_of
+from sklearn_dfd._core.images.film_process import AnyOpenFilm, open_film
 from sklearn_dfd._core.runtime.process_state import ThreadLock, WhileAny
 
 _BLOCK = 2**20  # bytes that are hashed at a time
@@ -24,21 +25,6 @@ _FEWEST_OPEN = 4  # films that stay open, or one for each core
 _TICK_NS = 50_000_000  # within which two changes of a file may have the same time
 
 _T = TypeVar("_T")
-
-
-class FilmFile(NamedTuple):
-    """A film on the disk, in one state of its content.
-
-    Parameters
-    ----------
-    path : str
-        Its path.
-    stamp : tuple of int
-        Device, inode, length and times of the file: another one where its content was changed.
-    """
-
-    path: str
-    stamp: tuple[int, ...]
 
 
 def raw_frame(path: str, seconds: float) -> RawFrame:
@@ -129,24 +115,10 @@ def times_of_frames(
 
 def _look(path: str) -> FilmFile:
     with open_file(path, of_any_size=True) as file:
-        film = _film_file(path, file.fileno())
+        film = FilmFile(path, stamp_of(file.fileno()))
     if not film.stamp[2]:
         raise ValueError("the file is empty")
     return film
-
-
-def _film_file(path: str, descriptor: int) -> FilmFile:
-    status = os.fstat(descriptor)
-    return FilmFile(
-        path,
-        (
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-        ),
-    )
 
 
 class _Remembered(Generic[_T]):
@@ -188,10 +160,10 @@ class _Remembered(Generic[_T]):
 
 def _hash(film: FilmFile) -> bytes:
     digest = blake2b(digest_size=16)
-    with _open_unchanged(film) as file:
+    with film.open() as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-        _check_unchanged(film, file.fileno())
+        film.check_unchanged(file.fileno())
     return digest.digest()
 
 
@@ -210,22 +182,6 @@ _digests = _Remembered(_hash, _is_settled)
 _sizes = _Remembered(_size, lambda film_and_limit: _is_settled(film_and_limit[0]))
 
 
-def _open_unchanged(film: FilmFile) -> IO[bytes]:
-    file = open_file(film.path, of_any_size=True)
-    try:
-        _check_unchanged(film, file.fileno())
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _check_unchanged(film: FilmFile, descriptor: int) -> None:
-    # but for the last of its times, which changes with its name and permissions, too
-    if _film_file(film.path, descriptor).stamp[:4] != film.stamp[:4]:
-        raise ValueError("the film was changed after its frames had been looked up: start again")
-
-
 class _Pool:
     """Open films, each lent to one thread at a time.
 
@@ -234,20 +190,21 @@ class _Pool:
 
     def __init__(self) -> None:
         self._lock = ThreadLock()
-        self._idle: list[tuple[FilmFile, int | None, OpenFilm]] = []  # the last used one comes last
+        self._idle: list[
+            tuple[FilmFile, int | None, AnyOpenFilm]
+        ] = []  # the last used one comes last
         self._stay_open = False
         self._of_process = os.getpid()
 
     @contextmanager
     def lend(
         self, film: FilmFile, seconds: float | None, max_pixels: int | None
-    ) -> Iterator[OpenFilm]:
+    ) -> Iterator[AnyOpenFilm]:
         """Lend an open film, the one that is closest before a time if there are several."""
         opened = self._take(film, seconds, max_pixels)
         if opened is None:
-            opened = OpenFilm(_open_unchanged(film), max_pixels)
+            opened = open_film(film, max_pixels)
         try:
-            _check_unchanged(film, opened.fileno())
             yield opened
         except BaseException:
             opened.close()  # whose state nobody knows
@@ -269,7 +226,7 @@ class _Pool:
 
     def _take(
         self, film: FilmFile, seconds: float | None, max_pixels: int | None
-    ) -> OpenFilm | None:
+    ) -> AnyOpenFilm | None:
         with self._lock:
             if self._of_process != os.getpid():  # a fork shares the position of the parent's files
                 self._of_process, self._idle = os.getpid(), []
@@ -284,7 +241,7 @@ class _Pool:
 
             return self._idle.pop(max(fitting, key=merit))[2]
 
-    def _put_back(self, film: FilmFile, max_pixels: int | None, opened: OpenFilm) -> None:
+    def _put_back(self, film: FilmFile, max_pixels: int | None, opened: AnyOpenFilm) -> None:
         closing = opened
         with self._lock:
             if self._stay_open and self._of_process == os.getpid():
