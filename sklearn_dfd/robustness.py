@@ -18,6 +18,7 @@ from sklearn_dfd._core.axes import COLORS, axes_for, tidy
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.images.decoding import RawImage, check_header, to_rgb
 from sklearn_dfd._core.images.distortions import DISTORTIONS, check_level, distort
+from sklearn_dfd._core.images.film_pool import films_stay_open
 from sklearn_dfd._core.images.reading import read_all
 from sklearn_dfd._core.images.sources import as_image_list
 from sklearn_dfd._core.sklearn_private import HasMethods, Interval, validate_params
@@ -210,7 +211,8 @@ def evaluate_robustness(
     read_all(images, partial(check_header, max_pixels=limit))
     labels = np.empty((1 + len(conditions), len(images)), dtype=object)
     scores = np.empty((1 + len(conditions), len(images)))
-    with tqdm(total=labels.size, unit="image", disable=not verbose) as bar:
+    # decoded here and again by the estimator, each film is opened once
+    with films_stay_open(), tqdm(total=labels.size, unit="image", disable=not verbose) as bar:
         for rows, pixels in _chunks(images, partial(to_rgb, max_pixels=limit)):
             labels[0, rows], scores[0, rows] = _judge(estimator, [images[row] for row in rows])
             bar.update(len(rows))
