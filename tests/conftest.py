@@ -224,7 +224,7 @@ import sys
 if any("film_server" in argument for argument in sys.orig_argv):
     import os, time, ctypes
     from sklearn_dfd._core.images import film, film_file, film_server
-    image_at = film.OpenFilm.image_at
+    pixels_at = film.OpenFilm.pixels_at
     def change(self, seconds):
         name = os.path.basename(self._film.path)
         if name.startswith("segfault"):
@@ -235,8 +235,8 @@ if any("film_server" in argument for argument in sys.orig_argv):
             os._exit(3)
         if name.startswith("slow"):
             time.sleep(60)
-        return image_at(self, seconds)
-    film.OpenFilm.image_at = change
+        return pixels_at(self, seconds)
+    film.OpenFilm.pixels_at = change
 """
 
 

@@ -106,7 +106,7 @@ def test_limits_and_missing_packages_where_films_are_decoded(path, in_child):
     in_child("sys.modules['av'] = None")
     with pytest.raises(ImportError, match=r'A film needs av, .*pip install "sklearn-dfd\[video\]"'):
         VideoFrame(path, 0).to_image()
-    in_child("film.OpenFilm.image_at = lambda *_: 1 / 0")
+    in_child("film.OpenFilm.pixels_at = lambda *_: 1 / 0")
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*ZeroDivisionError: division by zero"):
         VideoFrame(path, 0).to_image()
 

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from sklearn_dfd._core.images.decoding import USUAL_MAX_PIXELS
@@ -82,7 +83,7 @@ class OpenFilm:
         self._file = TimedFile(film.open())
         self._max_pixels = max_pixels
         self._container: Any = None
-        self._image: tuple[int, Image.Image] | None = None  # the last one, by its time
+        self._pixels: tuple[int, npt.NDArray[np.uint8]] | None = None  # the last ones, by time
         try:
             self._av = import_extra("av", "A film")
             with self._file.in_words():
@@ -106,6 +107,10 @@ class OpenFilm:
         return None if self._current is None else _pts(self._current) * self._time_base
 
     def image_at(self, seconds: float) -> Image.Image:
+        """Decode what the film shows at a time, as a new PIL image; see `pixels_at`."""
+        return Image.fromarray(self.pixels_at(seconds))
+
+    def pixels_at(self, seconds: float) -> npt.NDArray[np.uint8]:
         """Decode what the film shows at a time.
 
         Parameters
@@ -115,8 +120,9 @@ class OpenFilm:
 
         Returns
         -------
-        image : PIL image of mode RGB
-            A new image, upright.
+        pixels : ndarray of shape (height, width, 3), dtype uint8
+            In RGB order, upright, and C-contiguous. It is not to be changed: the next call for the
+            same frame returns it again.
 
         Raises
         ------
@@ -128,12 +134,13 @@ class OpenFilm:
         with self._file.in_words():
             frame = self._show(self._ticks(seconds))
             pts = _pts(frame)
-            if self._image is None or self._image[0] != pts:
-                pixels = to_rgb_pixels(frame)
-                image = Image.fromarray(np.ascontiguousarray(pixels))
+            if self._pixels is None or self._pixels[0] != pts:
+                pixels = np.ascontiguousarray(to_rgb_pixels(frame))
                 transpose = orientation_of(frame)
-                self._image = (pts, image if transpose is None else image.transpose(transpose))
-            return self._image[1].copy()
+                if transpose is not None:
+                    pixels = np.array(Image.fromarray(pixels).transpose(transpose))
+                self._pixels = (pts, pixels)
+            return self._pixels[1]
 
     def times(self, n_frames: int, *, decode: bool = True) -> list[float]:
         """Find frames at even intervals of time, and decode them.
@@ -155,7 +162,7 @@ class OpenFilm:
         Raises
         ------
         ValueError
-            If the film has no frames, or `image_at` raises it.
+            If the film has no frames, or `pixels_at` raises it.
         """
         self._film.check_unchanged(self._file.fileno())
         found: set[int] = set()

@@ -57,7 +57,7 @@ class FilmInProcess:
 
     def image_at(self, seconds: float) -> Image.Image:
         """Decode what the film shows at a time."""
-        answer = self._ask("image_at", seconds)
+        answer = self._ask("pixels_at", seconds)
         return Image.frombytes("RGB", tuple(answer["result"]), answer["pixels"])
 
     def times(self, n_frames: int, *, decode: bool = True) -> list[float]:

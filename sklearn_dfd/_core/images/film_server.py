@@ -37,15 +37,15 @@ def serve() -> None:
         except queue.Empty:
             os._exit(0)
         answer: dict[str, Any] = {"result": None}
-        pixels = b""
+        pixels: bytes | memoryview = b""
         try:
             if what == "open":
                 path, stamp, max_pixels = arguments
                 film = OpenFilm(FilmFile(path, tuple(stamp)), max_pixels)
                 answer["result"] = film.size
-            elif what == "image_at" and film:
-                image = film.image_at(*arguments)
-                answer["result"], pixels = image.size, image.tobytes()
+            elif what == "pixels_at" and film:
+                frame = film.pixels_at(*arguments)
+                answer["result"], pixels = frame.shape[1::-1], frame.data.cast("B")
             elif what == "times" and film:
                 n_frames, decode = arguments
                 answer["result"] = film.times(n_frames, decode=decode)
@@ -85,7 +85,7 @@ def _taken(descriptor: int, mode: str) -> IO[bytes]:
     return file
 
 
-def send(pipe: Any, content: bytes) -> None:
+def send(pipe: Any, content: bytes | memoryview) -> None:
     """Write bytes into a pipe, and before them how many they are."""
     for part in (_LENGTH.pack(len(content)), content):
         left = memoryview(part)
