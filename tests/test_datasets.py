@@ -530,7 +530,7 @@ def test_spliced_bunch(photos):
     for name in ("places", "kinds", "difficulty"):
         assert photos[name].shape == (140,) and photos[name].dtype == object
     said = ("tiles of 2 sample photographs", "70 genuine and 70 spliced", "7 groups", "A toy")
-    for text in (*said, "no benchmark", "how well deepfakes", "CC BY 2.0"):
+    for text in (*said, "not a benchmark", "how well deepfakes", "CC BY 2.0"):
         assert text in photos.DESCR
 
 
