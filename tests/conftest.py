@@ -3,6 +3,7 @@
 import functools
 import ipaddress
 import os
+import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,11 @@ from sklearn_dfd.weights import load_weights
 
 # so that what fails in their assertions is shown
 pytest.register_assert_rewrite("same_weights", "stored_rows")
+
+# A shell that is not interactive starts jobs in the background with Ctrl-C ignored, and so would be
+# all processes that are started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # a script for the type checker, which is not run
 collect_ignore = ["typed"]
