@@ -87,12 +87,12 @@ ratio that would be reached at the full rate, if nothing else had to be done:
   reaches that target on this machine. Most of the rest of a step is spent on passes of BatchNorm
   and its activation over memory, forwards and backwards. At most 256 training rows are measured
   after an epoch, in a pass of their own: the price of figures that do not change while they are
-  taken. On two cores with AVX512 instructions, where products take a smaller part of a step, the
-  ratio of an epoch was 1.8 (1.3 to 1.9).
-- **A grid search** repeats neither the trunk nor the reading between candidates. What is left are
-  the training steps of each candidate in each fold, which differ in all weights.
-- **`evaluate_robustness`** now spends its time on distorting, decoding and judging the photographs,
-  not on the bootstrap.
+  taken. An earlier `make bench`, on two cores with AVX512 instructions, printed 1.8x (1.3 to 1.9)
+  for an epoch.
+- **A grid search** repeats neither the trunk nor the reading between candidates. Each candidate
+  still takes its own training steps in each fold, and what limits training limits these as well.
+- **`evaluate_robustness`** also has to distort, decode and judge the photographs, which takes the
+  same time whichever way intervals are computed.
 - **The first photograph of a process** waits for imports. A saved detector is a scikit-learn
   `Pipeline` in a file of joblib, and importing these two beside torch is the difference between the
   two lines. The command `sklearn-dfd detect` with a detector in `.onnx` imports neither
