@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
@@ -27,6 +27,7 @@ from sklearn_dfd._core.runtime.devices import own_torch_state
 from sklearn_dfd.augmentation import equalize_encoding
 from sklearn_dfd.datasets import load_real_and_fake_faces, make_spliced_photos
 from sklearn_dfd.feature_store import IN_PROCESS
+from sklearn_dfd.metrics import bootstrap_interval
 from sklearn_dfd.model_selection import find_source_groups
 
 WIDTH = int(np.prod(tail_input_shape(15, 7840)))
@@ -128,14 +129,12 @@ class Lines:
             rate = len(self.X) / self.seconds(epoch)
             self.say(f"training, batches of {batch_size}, rows/s", f"{rate:.0f}")
             self.say(f"peak memory, batches of {batch_size}", self.peak())
-            for mode in ("default", "reduce-overhead"):
-                if self.device.type == "cpu" and mode == "reduce-overhead":
-                    continue  # CUDA graphs
-                compiled = self.compiled_rate(classifier, batch_size, mode)
-                self.say(f"a plain step by torch.compile ({mode}), rows/s", compiled)
+            if batch_size == 64:
+                compiled = self.compiled_rate(classifier, batch_size)
+                self.say(f"plain steps by torch.compile, batches of {batch_size}, rows/s", compiled)
 
-    def compiled_rate(self, classifier, batch_size, mode):
-        """Return the rate of a plain loop over the same layers, compiled."""
+    def compiled_rate(self, classifier, batch_size):
+        """Return the rate of a plain loop over the same layers, compiled, in CUDA graphs."""
         tail = classifier.net_.module_.tails[0]
         shape = tail_input_shape(15, WIDTH)
         blocks = nn.Sequential(
@@ -149,6 +148,7 @@ class Lines:
         y = torch.from_numpy(self.y[:batch_size]).to(self.device)
         optimizer = torch.optim.Adam(blocks.parameters(), lr=1e-4)
         loss_of = nn.CrossEntropyLoss()
+        mode = "default" if self.device.type == "cpu" else "reduce-overhead"
         try:
             run = torch.compile(blocks, mode=mode)
 
@@ -205,8 +205,9 @@ class Lines:
             some = np.r_[: len(X) : 40]
             X, y = X[some], y[some]
         groups = find_source_groups(X, n_jobs=-1)
-        X = equalize_encoding(X, quality=75)  # as for the table in docs/real_and_fake_faces.md
-        start, scores = time.perf_counter(), []
+        if self.args.quality:
+            X = equalize_encoding(X, quality=self.args.quality)
+        start, scores, probability = time.perf_counter(), [], np.zeros(len(y))
         self.start_counting_memory()
         for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(
             X, y, groups
@@ -221,11 +222,18 @@ class Lines:
             if self.args.small:
                 detector.set_params(n_views=1)
             p = detector.fit(X[train], y[train]).predict_proba(X[test])[:, 1]
+            probability[test] = p
             scores.append(roc_auc_score(y[test], p))
             self.say(f"fold {len(scores)}, ROC AUC", f"{scores[-1]:.3f}")
         minutes = (time.perf_counter() - start) / 60
         self.say("accurate detector, five folds, minutes", f"{minutes:.1f}")
-        self.say("accurate detector, mean ROC AUC", f"{np.mean(scores):.3f}")
+        self.say("accurate detector, mean ROC AUC of the folds", f"{np.mean(scores):.3f}")
+        for name, metric, value in (
+            ("ROC AUC", roc_auc_score, probability),
+            ("accuracy", accuracy_score, probability > 0.5),
+        ):
+            low, high = bootstrap_interval(metric, y, value, groups=groups, random_state=0)
+            self.say(f"{name} of all", f"{metric(y, value):.3f} ({low:.3f} to {high:.3f})")
         self.say("peak memory of the folds", self.peak())
 
 
@@ -236,6 +244,12 @@ def main():
     parser.add_argument("--data", type=Path, help="folder of the photographs")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--image-size", type=int, default=224, help="of the accurate detector")
+    parser.add_argument(
+        "--quality",
+        type=int,
+        default=75,
+        help="of JPEG, for encoding all photographs alike; 0: not",
+    )
     parser.add_argument("--small", action="store_true", help="little of everything")
     parser.add_argument("--only", nargs="+", choices=lines, default=lines, metavar="LINE")
     args = parser.parse_args()

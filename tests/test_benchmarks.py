@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from sklearn_dfd.datasets import frames
+from sklearn_dfd.datasets import frames, make_spliced_photos
 
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
@@ -98,6 +99,23 @@ def test_works_run(files, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [words[0] for words in lines if words and words[0] in SMALL] == [*SMALL]
+
+
+def test_sizes_tried_on_a_gpu_are_tried_on_the_cpu(files, tmp_path):
+    weights, _ = files
+    photos = make_spliced_photos(20, random_state=0)
+    for i, (photo, label) in enumerate(zip(photos.data, photos.target, strict=True)):
+        folder, name = (("real", f"real_{i:05d}"), ("fake", f"mid_{i}_1100"))[label]
+        (tmp_path / f"training_{folder}").mkdir(exist_ok=True)
+        Image.fromarray(photo).save(tmp_path / f"training_{folder}" / f"{name}.jpg")
+    settings = ["size=64,epochs=1", "crop=64,pool=gem", "size=64,epochs=1+layer=7,size=96"]
+    command = [sys.executable, "gpu_sizes.py", "--device", "cpu", "--n-steps", "1"]
+    command += ["--data", tmp_path, "--weights", weights, "--n-folds", "1", *settings]
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith("| `")]
+    assert [row[1].strip(" `") for row in rows] == settings
+    assert all(0 <= float(score) <= 1 for row in rows for score in row[2:4])
 
 
 def test_what_a_gpu_is_measured_by_runs_on_the_cpu(files):
