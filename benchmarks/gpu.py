@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py --weights FILE [--data DIR] [--device cuda] [--small] [--only LINE ...]
 
-All of it takes less than eight minutes on one card. The accurate detector's five folds need the
-photographs of the Real and Fake Face Detection set, ``--data DIR``; without them they are left out.
+The accurate detector's five folds need the photographs of the Real and Fake Face Detection set,
+``--data DIR``, and more than a minute each; without the photographs they are left out.
 ``--device cpu --small`` runs every line in a minute or two, to see that it runs.
 """
 
