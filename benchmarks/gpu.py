@@ -221,10 +221,12 @@ class Lines:
             )
             if self.args.small:
                 detector.set_params(n_views=1)
+            begun = time.perf_counter()
             p = detector.fit(X[train], y[train]).predict_proba(X[test])[:, 1]
+            seconds = time.perf_counter() - begun
             probability[test] = p
             scores.append(roc_auc_score(y[test], p))
-            self.say(f"fold {len(scores)}, ROC AUC", f"{scores[-1]:.3f}")
+            self.say(f"fold {len(scores)}, ROC AUC", f"{scores[-1]:.3f} ({seconds:.0f} s)")
         minutes = (time.perf_counter() - start) / 60
         self.say("accurate detector, five folds, minutes", f"{minutes:.1f}")
         self.say("accurate detector, mean ROC AUC of the folds", f"{np.mean(scores):.3f}")
