@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --weights FILE [--data DIR] [--device cuda] [--small] [--only LINE ...]
 
 The accurate detector's five folds need the photographs of the Real and Fake Face Detection set,
-``--data DIR``, and more than a minute each; without the photographs they are left out.
+``--data DIR``; without them they are left out.
 ``--device cpu --small`` runs every line in a minute or two, to see that it runs.
 """
 

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
-from torch import nn
 from torch.nn import functional as F
 
+from sklearn_dfd import make_deepfake_pipeline
 from sklearn_dfd._core.images.decoding import to_rgb
 from sklearn_dfd._core.images.reading import read_all
 from sklearn_dfd._core.network.mobilenet import (
@@ -35,20 +35,30 @@ from sklearn_dfd._core.network.mobilenet import (
     architecture,
     load_blocks,
 )
+from sklearn_dfd._core.network.tail import Tail
 from sklearn_dfd.augmentation import equalize_encoding
 from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.model_selection import find_source_groups
 from sklearn_dfd.weights import load_weights
 
-N_VIEWS, LR, DROPOUT, L1, SMOOTHING, EMA = 8, 2e-4, 0.4, 1e-4, 0.1, 0.995  # of the preset
-BATCH, GRADIENT_SCALE = 64, 256  # the scale keeps small gradients from vanishing in half precision
+PRESET = make_deepfake_pipeline(preset="accurate")
+N_VIEWS, CLASSIFIER = PRESET.n_views, PRESET.estimator["classifier"]
+LR, BATCH, EMA = CLASSIFIER.lr, CLASSIFIER.batch_size, CLASSIFIER.ema_decay
+GRADIENT_SCALE = 256  # keeps small gradients from vanishing in half precision
 GREY = (0.299, 0.587, 0.114)
 POOLS = {
     "mean": lambda x: x.mean((2, 3)),
     "gem": lambda x: (x.clamp(min=1e-4).float() ** 3).mean((2, 3)) ** (1 / 3),
     "meanmax": lambda x: (x.mean((2, 3)) + x.amax((2, 3))) / 2,
 }
-DEFAULTS = {"size": 224, "layer": 4, "epochs": 2, "pool": "mean", "crop": 0, "seed": 0}
+DEFAULTS = {
+    "size": PRESET.estimator["features"].image_size,
+    "layer": CLASSIFIER.layer,
+    "epochs": CLASSIFIER.max_epochs,
+    "pool": "mean",
+    "crop": 0,
+    "seed": 0,
+}
 
 
 def changes_of(setting):
@@ -100,12 +110,6 @@ class Loop:
         self.y, self.arrays = torch.tensor(y, device=device), load_weights(weights)
         self._of, self._maps = None, None
 
-    def blocks(self, first, last):
-        """Blocks of MobileNetV2 with the given weights; ``last`` is not among them."""
-        blocks = copy.deepcopy(architecture().features[first:last])
-        load_blocks(blocks, self.arrays)
-        return blocks.to(self.device, memory_format=torch.channels_last)
-
     def half(self):
         return (
             torch.autocast("cuda", torch.float16) if self.device.type == "cuda" else nullcontext()
@@ -116,7 +120,9 @@ class Loop:
         if self._of == (size, layer, crop):
             return self._maps
         self._maps = None
-        trunk = self.blocks(0, layer + 1).eval()
+        trunk = copy.deepcopy(architecture().features[: layer + 1]).eval()
+        load_blocks(trunk, self.arrays)
+        trunk = trunk.to(self.device, memory_format=torch.channels_last)
         shift, scale = (
             255 * torch.tensor(values, device=self.device).reshape(3, 1, 1)
             for values in (IMAGENET_MEAN, IMAGENET_STD)
@@ -150,16 +156,16 @@ class Loop:
         """Train on some photographs, and return the probability of the second class of others."""
         maps = self.maps(size, layer, crop)
         views, n = torch.cat(maps[: N_VIEWS + (not crop)]), len(self.photos)
-        torch.manual_seed(seed)
-        head = []
-        for width, following in ((1280, 512), (512, 256)):
-            head += [nn.Linear(width, following), nn.ReLU(), nn.Dropout(DROPOUT)]
-        blocks, head = self.blocks(layer + 1, None), nn.Sequential(*head, nn.Linear(256, 2))
-        tail = nn.ModuleList([blocks, head.to(self.device)]).train()
+        torch.manual_seed(seed)  # of dropout
+        width, height = maps[0].shape[3], maps[0].shape[1]
+        widths, dropout = CLASSIFIER.hidden_layer_sizes, CLASSIFIER.dropout
+        tail = Tail(layer, (width, height, height), widths, 2, dropout)
+        tail.initialize(self.arrays, torch.Generator().manual_seed(seed))
+        tail = tail.to(self.device, memory_format=torch.channels_last).train()
 
         def logits(x):
             with self.half():
-                return head(POOLS[pool](blocks(x))).float()
+                return tail.head(POOLS[pool](tail.features(x))).float()
 
         parameters = list(tail.parameters())
         fused = self.device.type == "cuda"
@@ -178,13 +184,15 @@ class Loop:
                 some = order[start : start + BATCH]
                 labels = self.y[torch.from_numpy(some % n).to(self.device)]
                 loss = F.cross_entropy(
-                    logits(self.batch(views, some)), labels, label_smoothing=SMOOTHING
+                    logits(self.batch(views, some)),
+                    labels,
+                    label_smoothing=CLASSIFIER.label_smoothing,
                 )
                 (loss * GRADIENT_SCALE).backward()
                 gradients = [p.grad for p in parameters]
                 torch._foreach_mul_(gradients, 1 / GRADIENT_SCALE)
                 signs = torch._foreach_sign([p.detach() for p in parameters])
-                torch._foreach_add_(gradients, signs, alpha=L1)
+                torch._foreach_add_(gradients, signs, alpha=CLASSIFIER.l1_factor)
                 optimizer.step()
                 optimizer.zero_grad()
                 cycle.step()

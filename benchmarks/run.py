@@ -104,8 +104,7 @@ On one NVIDIA H200 with torch 2.11, `python benchmarks/gpu.py --only equality` p
 difference from the CPU of 1.4e-6 of the largest feature, and 1.2e-7 in probabilities. No rate has
 been measured on a GPU yet. The same script measures them: extraction compared with decoding alone
 and the trunk alone, training steps compared with compiled ones, two fits that share the card, the
-accurate detector in five folds, and peak memory. Training is not fast there, since it keeps to
-float32 and to convolutions that give the same result each time.
+accurate detector in five folds, and peak memory.
 
 ## How it was measured
 
