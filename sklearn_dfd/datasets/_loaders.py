@@ -195,7 +195,8 @@ def load_real_and_fake_faces(root: Root, *, on_error: OnError = "raise") -> Bunc
         replaced_parts : ndarray of shape (n_samples, 4), dtype bool
             Which of `part_names` were replaced.
         part_names : ndarray of shape (4,), dtype object
-            "left_eye", "right_eye", "nose" and "mouth".
+            "left_eye", "right_eye", "nose" and "mouth"; the left eye is at the left of the
+            photograph.
 
     Raises
     ------
