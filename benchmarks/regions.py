@@ -124,10 +124,13 @@ def main():
         p_whole = whole.predict_proba(X[test])[:, 1]
         p_parts = parts.predict_proba(list(squares[test].ravel()))[:, 1].reshape(-1, len(PARTS))
         p = {
-            "whole photographs": p_whole,
-            "parts, their mean": p_parts.mean(axis=1),
-            "parts, the highest": p_parts.max(axis=1),
-            "whole photographs and the mean of parts": (p_whole + p_parts.mean(axis=1)) / 2,
+            "whole photographs (the preset)": p_whole,
+            "parts, the mean of the four": p_parts.mean(axis=1),
+            "parts, the highest of the four": p_parts.max(axis=1),
+            "the average of whole photographs and the mean of the four": (
+                p_whole + p_parts.mean(axis=1)
+            )
+            / 2,
         }
         scores.append([roc_auc_score(y[test], each) for each in p.values()])
         print(f"fold {fold}: {np.round(scores[-1], 4).tolist()}", flush=True)
@@ -141,13 +144,12 @@ def main():
     for name, score in zip(p, np.mean(scores, axis=0), strict=True):
         print(f"| {name} | {score:.3f} |")
     is_replaced, own, density = map(np.concatenate, zip(*parts_of_fakes, strict=True))
-    print(
-        "\n| part | replaced, of all fakes | by its own square | by Grad-CAM |\n|---|---|---|---|"
-    )
+    print(f"\n{len(is_replaced)} fakes\n")
+    print("| part | replaced | by its own square | by Grad-CAM |\n|---|---|---|---|")
     for part, name in enumerate(PARTS):
         yes = is_replaced[:, part]
         own_auc, map_auc = (roc_auc_score(yes, of[:, part]) for of in (own, density))
-        print(f"| {name} | {yes.sum()} of {len(yes)} | {own_auc:.3f} | {map_auc:.3f} |")
+        print(f"| {name} | {yes.sum()} | {own_auc:.3f} | {map_auc:.3f} |")
 
 
 if __name__ == "__main__":

@@ -89,9 +89,10 @@ class GradCAMDisplay:
 
     Notes
     -----
-    Grad-CAM shows what the network used, which need not be what was edited. It is coarse: with
-    photographs of 224 pixels and the default ``block``, a map has 14 x 14 cells, and 7 x 7 after
-    block 14 or later.
+    Grad-CAM shows what the network used, which need not be what was edited: measured on real
+    photographs, it says little about which parts of a face were replaced (Trust, in the
+    documentation, has the figures). It is coarse: with photographs of 224 pixels and the default
+    ``block``, a map has 14 x 14 cells, and 7 x 7 after block 14 or later.
 
     The photographs are shown, and the maps computed, from all their pixels, even with
     ``decoding="fast"``: they count in full for ``max_pixels``.
