@@ -154,7 +154,7 @@ def main():
         trained = detectors(tuple(changes.items()))
         return [judged(detector, judged_on, **judging) for detector, judged_on in trained]
 
-    print("| setting | ROC AUC | accuracy |\n|---|---|---|")
+    print("| setting | ROC AUC | accuracy | ROC AUC in each fold |\n|---|---|---|---|")
     for setting in args.settings:
         each = zip(*map(probabilities, setting.split("+")), strict=True)
         scores = [
@@ -162,9 +162,9 @@ def main():
             for (_, test), p in zip(folds, (np.mean(some, axis=0) for some in each), strict=False)
         ]
         auc, accuracy = np.mean(scores, axis=0)
-        print(
-            f"| {setting or 'the preset with one tail'} | {auc:.3f} | {accuracy:.3f} |", flush=True
-        )
+        in_folds = ", ".join(f"{of_fold:.3f}" for of_fold, _ in scores)
+        name = setting or "the preset with one tail"
+        print(f"| {name} | {auc:.3f} | {accuracy:.3f} | {in_folds} |", flush=True)
 
 
 if __name__ == "__main__":
