@@ -37,7 +37,6 @@ from sklearn_dfd.model_selection import find_source_groups
 matplotlib.use("agg")
 PARTS = ("left eye", "right eye", "nose", "mouth")  # as in the names of the files: as pictured
 SCALE = (0.8, 0.8, 0.85, 0.95)  # sides of the squares, in distances between the eyes
-SIDE, WHOLE = 112, 224  # of a square and of a photograph, in pixels, as the network sees them
 
 
 def points(pixels):
@@ -85,18 +84,16 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1], choices=range(5))
-    parser.add_argument("--quality", type=int, default=75, help="of JPEG, for all files alike")
-    parser.add_argument("--whole", type=int, default=WHOLE, help="side of a photograph")
-    parser.add_argument("--part", type=int, default=SIDE, help="side of a square")
+    parser.add_argument("--whole", type=int, default=224, help="image_size of photographs")
+    parser.add_argument("--part", type=int, default=112, help="image_size of squares")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the training, not of the folds")
     parser.add_argument("--store", type=Path, default=Path("output/feature-cache"))
-    parser.add_argument("--save", type=Path, help="file for the probabilities, in .npz")
     args = parser.parse_args()
     faces = load_real_and_fake_faces(args.data)
     y, replaced = faces.target, faces.replaced_parts.astype(int)
     groups = find_source_groups(faces.data, n_jobs=1)
-    X = equalize_encoding(faces.data, quality=args.quality)
+    X = equalize_encoding(faces.data, quality=75)
     pixels = [np.asarray(image) for image in read_all(list(X), to_rgb)]
     places = np.array([boxes(image) for image in pixels])
     squares = np.empty((len(X), len(PARTS)), dtype=object)
@@ -114,7 +111,7 @@ def main():
         "random_state": args.seed,
     }
     splits = list(StratifiedGroupKFold(5, shuffle=True, random_state=0).split(X, y, groups))
-    scores, parts_of_fakes, saved = [], [], {}
+    scores, parts_of_fakes = [], []
     for fold in args.folds:
         train, test = splits[fold]
         whole = make_deepfake_pipeline(image_size=args.whole, **common).fit(X[train], y[train])
@@ -123,23 +120,18 @@ def main():
         parts.fit(list(squares[use].ravel()), replaced[use].ravel())
         p_whole = whole.predict_proba(X[test])[:, 1]
         p_parts = parts.predict_proba(list(squares[test].ravel()))[:, 1].reshape(-1, len(PARTS))
+        mean = p_parts.mean(axis=1)
         p = {
             "whole photographs (the preset)": p_whole,
-            "parts, the mean of the four": p_parts.mean(axis=1),
+            "parts, the mean of the four": mean,
             "parts, the highest of the four": p_parts.max(axis=1),
-            "the average of whole photographs and the mean of the four": (
-                p_whole + p_parts.mean(axis=1)
-            )
-            / 2,
+            "the average of whole photographs and the mean of the four": (p_whole + mean) / 2,
         }
         scores.append([roc_auc_score(y[test], each) for each in p.values()])
         print(f"fold {fold}: {np.round(scores[-1], 4).tolist()}", flush=True)
         fakes = (y[test] == 1) & known[test]
         density = evidence(whole, X[test][fakes], places[test][fakes])
         parts_of_fakes.append((replaced[test][fakes], p_parts[fakes], density))
-        saved |= {f"{fold}_whole": p_whole, f"{fold}_parts": p_parts, f"{fold}_density": density}
-        if args.save:
-            np.savez(args.save, **saved)
     print("\n| detector | ROC AUC |\n|---|---|")
     for name, score in zip(p, np.mean(scores, axis=0), strict=True):
         print(f"| {name} | {score:.3f} |")
