@@ -16,9 +16,11 @@ those of the package. All files are first encoded alike, and must have the same 
 
 import argparse
 import copy
+from collections import defaultdict
 from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -236,19 +238,22 @@ def main():
     folds = list(split)[: args.n_folds]
     name = torch.cuda.get_device_name() if args.device.startswith("cuda") else "the CPU"
     print(f"{name}, torch {torch.__version__}, {len(folds)} folds\n")
-    print("| setting | ROC AUC | accuracy |\n|---|---|---|", flush=True)
-    known = {}
+    print("| setting | ROC AUC | accuracy | seconds per fold |\n|---|---|---|---|", flush=True)
+    known, seconds = {}, defaultdict(list)
     for setting in args.settings:
         members = setting.split("+")
         for member, fold in product(members, range(len(folds))):
             if (member, fold) not in known:
+                start = perf_counter()
                 known[member, fold] = loop.fit_predict(*folds[fold], **changes_of(member))
+                seconds[member].append(perf_counter() - start)
         scores = []
         for fold, (_, test) in enumerate(folds):
             p = np.mean([known[member, fold] for member in members], axis=0)
             scores.append([roc_auc_score(y[test], p), accuracy_score(y[test], p > 0.5)])
         auc, accuracy = np.mean(scores, axis=0)
-        print(f"| `{setting}` | {auc:.3f} | {accuracy:.3f} |", flush=True)
+        took = " + ".join(f"{np.mean(seconds[member]):.0f}" for member in members)
+        print(f"| `{setting}` | {auc:.3f} | {accuracy:.3f} | {took} |", flush=True)
 
 
 if __name__ == "__main__":

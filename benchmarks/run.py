@@ -91,7 +91,7 @@ ratio that would be reached at the full rate, if nothing else had to be done:
   for an epoch.
 - **The accurate detector** takes 19 to 28 minutes of one core for 1,306 photographs of 600 x 600
   pixels, most of them spent on training steps. Half of that was the target, and was not reached:
-  half as many steps, or steps over fewer blocks, [cost 0.02 to 0.04 in
+  half as many steps, or steps over fewer blocks, [cost 0.03 to 0.04 in
   ROC AUC](what_did_not_help.md#sizes-epochs-and-crops-at-full-size).
 - **A grid search** repeats neither the trunk nor the reading between candidates. Each candidate
   still takes its own training steps in each fold, and what limits training limits these as well.
@@ -104,11 +104,11 @@ ratio that would be reached at the full rate, if nothing else had to be done:
 
 ## On a GPU
 
-On one NVIDIA H200 with torch 2.11, `python benchmarks/gpu.py --only equality` printed a largest
-difference from the CPU of 1.4e-6 of the largest feature, and 1.2e-7 in probabilities. No rate has
-been measured on a GPU yet. The same script measures them: extraction compared with decoding alone
-and the trunk alone, training steps compared with compiled ones, two fits that share the card, the
-accurate detector in five folds, and peak memory.
+On one NVIDIA H200 with torch 2.11, `python benchmarks/gpu.py --weights FILE --only equality`
+printed a largest difference from the CPU of 1.4e-6 of the largest feature, and 1.2e-7 in
+probabilities. No rate of the package has been measured on a GPU yet. The same script measures them:
+extraction compared with decoding alone and the trunk alone, training steps compared with compiled
+ones, two fits that share the card, the accurate detector in five folds, and peak memory.
 
 ## How it was measured
 

@@ -50,8 +50,10 @@ if args.data and args.parts:
         graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(paths),) * 2)
         groups = connected_components(graph, directed=False)[1]
         across = (folders[pairs[:, 0]] != folders[pairs[:, 1]]).sum()
+        within = [(folders[pairs] == name).all(axis=1).sum() for name in np.unique(folders)]
         print(
-            f"parts={parts}: {len(pairs)} pairs, {across} of them of two folders; "
+            f"parts={parts}: {len(pairs)} pairs, {across} of them of two folders and "
+            f"{' and '.join(map(str, within))} within one; "
             f"{len(set(groups)):,} groups, {np.bincount(groups).max()} in the largest; "
             f"{seconds:.0f} s of CPU time"
         )

@@ -135,6 +135,7 @@ def test_accurate_detector_compares_those_that_are_named(tmp_path, weights_file)
     )
     assert done.returncode == 0, done.stderr
     assert "\n| method | 0." in done.stdout and "\n| fast | 0." in done.stdout
+    assert re.search(r"fast detector in each fold, seed 0: [01]\.\d+, [01]\.\d+\n", done.stdout)
     assert "ROC AUC of the fast detector" in done.stdout and "accurate" not in last_line(done)
     assert "by the fast detector" in last_line(done)
     assert is_png(tmp_path / "accurate_detector.png")

@@ -40,7 +40,7 @@ of faces from {root}; the published set has 1081 and 960. Experts made the fakes
 by replacing one or several of left eye, right eye, nose and mouth.
 https://www.kaggle.com/datasets/ciplab/real-and-fake-face-detection
 
-About 145 of the fakes are edits of photographs that are in the real class too. The names do not
+About one fake in eight is an edit of a photograph that is in the real class too. The names do not
 tell which, so `groups` holds only what is certain: identical files (and subfolders, if you made
 any). sklearn_dfd.model_selection.find_source_groups(faces.data) looks at the photographs and finds
 such pairs: use its groups before you trust a score from cross-validation.
@@ -186,7 +186,7 @@ def load_real_and_fake_faces(root: Root, *, on_error: OnError = "raise") -> Bunc
     faces : :class:`~sklearn.utils.Bunch`
         What :func:`load_image_folder` returns with ``class_names=["real", "fake"]``: the targets
         are 0 for "real" and 1 for "fake". `groups` does *not* link a fake to the real photograph
-        that it was made from: about 145 fakes have theirs in the set, and the file names do not
+        that it was made from: about one in eight has its own in the set, and the file names do not
         show which. Three attributes are added:
 
         difficulty : ndarray of shape (n_samples,), dtype object
