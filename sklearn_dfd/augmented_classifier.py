@@ -1,7 +1,6 @@
 """A detector that trains on views of photographs, and judges photographs and mirror images."""
 
 from collections.abc import Sequence
-from functools import partial
 from numbers import Integral
 from typing import Any, Self
 
@@ -15,9 +14,7 @@ from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_obje
 from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter
 
 from sklearn_dfd._core.callbacks import CallbackSupportMixin, training_data
-from sklearn_dfd._core.images.decoding import to_rgb
-from sklearn_dfd._core.images.reading import read_all
-from sklearn_dfd._core.images.sources import as_image_list
+from sklearn_dfd._core.images.sources import as_image_list, describe
 from sklearn_dfd._core.persistence import restored_state, saved_state
 from sklearn_dfd._core.sklearn_private import HasMethods, Interval, fit_context
 from sklearn_dfd.augmentation import ImageAugmenter, Recipe, View, augment
@@ -211,7 +208,7 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
             try:
                 self.estimator_ = _fit_with(estimator, images, target, metadata)
             except ImageError as error:
-                raise _of_photographs(error, originals, metadata.get("X_val"), estimator) from None
+                raise _of_photographs(error, images, n_images, metadata.get("X_val")) from None
             part.call_on_fit_task_end(estimator=self, **data)
         self.classes_ = self.estimator_.classes_
         task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
@@ -247,8 +244,8 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
         try:
             probability = self.estimator_.predict_proba(both)
         except ImageError as error:
-            named = [failure for failure in error.failures if failure[0] % 2 == 0]
-            failures = [(row // 2, name, reason) for row, name, reason in named]
+            named = {row // 2: reason for row, _, reason in reversed(error.failures)}
+            failures = [(row, describe(both[2 * row]), named[row]) for row in sorted(named)]
             raise ImageError(failures, len(both) // 2, error.hint, error.n_shown) from None
         return (probability[::2] + probability[1::2]) / 2
 
@@ -314,12 +311,10 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
 
 
 def _of_photographs(
-    error: ImageError, originals: Any, X_val: Sequence[Any] | None, estimator: Any
+    error: ImageError, images: Any, n_images: int, X_val: Sequence[Any] | None
 ) -> ImageError:
     """Name the photographs that cannot be used, and none of their views."""
-    n_images = len(originals)
-    rows = sorted({row % n_images for row, _, _ in error.failures})
-    if X_val is not None and not _all_faulty(originals, rows, estimator):
+    if X_val is not None and _are_of(error, X_val, images):
         return ImageError(
             error.failures,
             error.n_images,
@@ -327,20 +322,20 @@ def _of_photographs(
             n_shown=error.n_shown,
         )
     named = {row % n_images: (name, why) for row, name, why in reversed(error.failures)}
-    failures = [(row, *named[row]) for row in rows]
+    failures = [(row, *named[row]) for row in sorted(named)]
     return ImageError(failures, n_images, hint="Repair them, or leave them out.")
 
 
-def _all_faulty(images: Any, rows: Sequence[int], estimator: Any) -> bool:
-    """Return whether none of some images can be used, when looked at alone."""
-    params = estimator.get_params()
-    limits = {value for name, value in params.items() if name.split("__")[-1] == "max_pixels"}
-    decode = partial(to_rgb, max_pixels=limits.pop() if len(limits) == 1 else None)
-    try:
-        read_all(images, decode, rows)
-    except ImageError as error:
-        return len(error.failures) == len(rows)
-    return False
+def _are_of(error: ImageError, some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Return whether an error is about some images: by their number, or else by their names."""
+    if not len(some) == len(others) == error.n_images:
+        return len(some) == error.n_images
+
+    def named_like(images: Sequence[Any]) -> bool:
+        # a step before may have made views of them
+        return all(name.endswith(describe(images[row])) for row, name, _ in error.failures)
+
+    return named_like(some) and not named_like(others)
 
 
 def _fit_with(estimator: Any, X: Any, y: Any, metadata: dict[str, Any]) -> Any:
@@ -349,8 +344,13 @@ def _fit_with(estimator: Any, X: Any, y: Any, metadata: dict[str, Any]) -> Any:
         return estimator.fit(X, y, **_requested(estimator, metadata))
     before = estimator.transform_input
     estimator.transform_input = [*(before or ()), "X_val"]
+    routing = get_config()["enable_metadata_routing"]
     # a Pipeline transforms X_val under metadata routing alone; nothing else here needs it
     with config_context(enable_metadata_routing=True):
+        for _, step in estimator.steps[:-1]:
+            taken = [name for name in metadata if has_fit_parameter(step, name)]
+            if taken and not routing:  # as without routing: only the classifier is given weights
+                step.set_fit_request(**dict.fromkeys(taken, False))
         estimator.fit(X, y, **_requested(estimator, metadata))
     estimator.transform_input = before  # otherwise no clone could be fitted without routing
     return estimator

@@ -1,6 +1,7 @@
 """The classifier: what scikit-learn sees of the tail and its training."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Literal, Self
@@ -351,19 +352,20 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             If the weights cannot be loaded. A WeightsError is an OSError and a ValueError.
         """
         again = self.warm_start and hasattr(self, "net_")
-        features, labels, weight = self._check_rows(X, y, sample_weight, reset=not again)
-        if groups is not None:
-            groups = check_groups(groups, len(features))
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val go together: one of them is missing.")
-        if X_val is None and sample_weight_val is not None:
-            raise ValueError("sample_weight_val goes together with X_val and y_val.")
-        classes = np.unique(labels[weight > 0])
-        if len(classes) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs at least two classes with positive weight to tell "
-                f"apart; y has one class: {classes.tolist()[0]!r}."
-            )
+        with self._kept_if_refused():
+            features, labels, weight = self._check_rows(X, y, sample_weight, reset=not again)
+            if groups is not None:
+                groups = check_groups(groups, len(features))
+            if (X_val is None) != (y_val is None):
+                raise ValueError("X_val and y_val go together: one of them is missing.")
+            if X_val is None and sample_weight_val is not None:
+                raise ValueError("sample_weight_val goes together with X_val and y_val.")
+            classes = np.unique(labels[weight > 0])
+            if len(classes) < 2:
+                raise ValueError(
+                    f"{type(self).__name__} needs at least two classes with positive weight to "
+                    f"tell apart; y has one class: {classes.tolist()[0]!r}."
+                )
         if not again:
             self._start(classes, X)
         elif not np.array_equal(classes, self.classes_):
@@ -404,8 +406,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     ) -> Self:
         """Train for one epoch on the given rows, continuing from the present weights.
 
-        The learning rate is ``lr``: ``lr_schedule`` applies to ``fit``, which knows the number of
-        epochs.
+        The parameters have the values of this call. The learning rate is ``lr``: ``lr_schedule``
+        applies to ``fit``, which knows the number of epochs.
 
         Parameters
         ----------
@@ -431,8 +433,15 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         ------
         ValueError
             If :meth:`fit` would raise one, a label is not among the classes, or the classes,
-            ``layer``, ``hidden_layer_sizes`` or ``n_tails`` have changed since the last call.
+            ``layer``, ``hidden_layer_sizes`` or ``n_tails`` have changed since the last call; or
+            if ``class_weight="balanced"``, which depends on all rows.
         """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                'class_weight="balanced" depends on all labels, and partial_fit sees some of them: '
+                'pass a dict, dict(zip(classes, compute_class_weight("balanced", classes=classes, '
+                "y=all_labels))), with compute_class_weight from sklearn.utils.class_weight."
+            )
         first = not hasattr(self, "net_")
         features, labels, weight = self._check_rows(X, y, sample_weight, reset=first)
         if first:
@@ -454,7 +463,11 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         several = isinstance(self.device, list)
         devices = [self.net_.device] if several and not first else self.device
         with working_device(devices) as device, own_torch_state(device):
-            net = self._make_net(self._new_tails(), device) if first else self.net_
+            if first:
+                net = self._make_net(self._new_tails(), device)
+            else:
+                net = self.net_.adopt(**self._net_parameters())
+                net.module_.set_dropout(self.dropout)
             self._train(net, rows, None, 1, NoCallbacks(), {})
         return self
 
@@ -613,6 +626,17 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             raise ValueError("No validation row has a positive weight.")
         return Rows(X, codes, weight.astype(np.float32))
 
+    @contextmanager
+    def _kept_if_refused(self):
+        """Leave an earlier fit as it is if the rows of this one are refused."""
+        before = self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
     def _start(self, classes, X):
         """Forget the last fit, and draw the seeds of this one."""
         self.__dict__.pop("net_", None)
@@ -660,15 +684,14 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         tails.set_dropout(self.dropout, dropout_generator)
         return TailNet(
             tails,
-            l1_factor=self.l1_factor,
-            label_smoothing=self.label_smoothing,
-            ema_decay=self.ema_decay,
             generator=torch.Generator().manual_seed(self._order_seed + self.n_iter_),
-            lr=self.lr,
-            batch_size=self.batch_size,
-            verbose=self.verbose,
             device=device,
+            **self._net_parameters(),
         ).initialize()
+
+    def _net_parameters(self):
+        names = ("l1_factor", "label_smoothing", "ema_decay", "lr", "batch_size", "verbose")
+        return {name: getattr(self, name) for name in names}
 
     def _train(self, net, rows, valid_rows, n_epochs, task, data):
         """Train epoch by epoch, and tell the callbacks of ``task`` about each of them.

@@ -1,6 +1,7 @@
 """How much of a detector's score remains after the usual processing of shared images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Self
@@ -15,14 +16,16 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from tqdm.auto import tqdm
 
 from sklearn_dfd._core.axes import COLORS, axes_for, tidy
+from sklearn_dfd._core.group_answers import params_within
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.images.decoding import RawImage, check_header, to_rgb
 from sklearn_dfd._core.images.distortions import DISTORTIONS, check_level, distort
 from sklearn_dfd._core.images.film_pool import films_stay_open
 from sklearn_dfd._core.images.reading import read_all
-from sklearn_dfd._core.images.sources import as_image_list
+from sklearn_dfd._core.images.sources import as_image_list, describe
 from sklearn_dfd._core.sklearn_private import HasMethods, Interval, validate_params
 from sklearn_dfd._core.validation import check_same_two_classes, import_extra
+from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.metrics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -155,8 +158,9 @@ def evaluate_robustness(
     NotFittedError
         If the estimator is not fitted.
     ImageError
-        If images cannot be used. All images that cannot be opened are named before anything is
-        computed, by their positions in ``X``, counted from 0.
+        If images cannot be used; their positions in ``X`` are counted from 0. All images that
+        cannot be opened are named before anything is computed; what else the estimator refuses,
+        when it is judged.
     ValueError, TypeError
         If ``X`` is not a collection of images, lengths differ, a group label is missing, ``y``
         does not hold the two classes of the estimator, or a distortion or level does not exist.
@@ -214,12 +218,14 @@ def evaluate_robustness(
     # decoded here and again by the estimator, each film is opened once
     with films_stay_open(), tqdm(total=labels.size, unit="image", disable=not verbose) as bar:
         for rows, pixels in _chunks(images, partial(to_rgb, max_pixels=limit)):
-            labels[0, rows], scores[0, rows] = _judge(estimator, [images[row] for row in rows])
+            with _named_among(images, rows):
+                labels[0, rows], scores[0, rows] = _judge(estimator, [images[row] for row in rows])
             bar.update(len(rows))
             for i, (name, level) in enumerate(conditions, start=1):
                 apply = DISTORTIONS[name].apply
                 distorted = [np.asarray(apply(image, level)) for image in pixels]
-                labels[i, rows], scores[i, rows] = _judge(estimator, distorted)
+                with _named_among(images, rows, f" ({name} {level:g})"):
+                    labels[i, rows], scores[i, rows] = _judge(estimator, distorted)
                 bar.update(len(rows))
 
     results = pandas.DataFrame([("none", np.nan), *conditions], columns=["distortion", "level"])
@@ -240,9 +246,22 @@ def evaluate_robustness(
     return results
 
 
+@contextmanager
+def _named_among(images: Any, rows: Sequence[int], distorted: str = "") -> Iterator[None]:
+    """Let the error of an estimator that refuses some images name their rows among all."""
+    try:
+        yield
+    except ImageError as error:
+        failures = [
+            (rows[position], describe(images[rows[position]]), f"{reason}{distorted}")
+            for position, _, reason in error.failures
+        ]
+        raise ImageError(failures, len(images)) from None
+
+
 def _max_pixels(estimator: Any) -> int | None:
     """Return the pixel limit of the transformer inside; None if there is none, or several."""
-    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    params = params_within(estimator)
     limits = {value for name, value in params.items() if name.split("__")[-1] == "max_pixels"}
     return limits.pop() if len(limits) == 1 else None
 

@@ -14,11 +14,12 @@ from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from sklearn_dfd import MobileNetV2Features, make_deepfake_pipeline
+from sklearn_dfd import MobileNetV2Features, detect, make_deepfake_pipeline
 from sklearn_dfd._core.images.decoding import to_rgb
 from sklearn_dfd._core.images.reading import read_all
+from sklearn_dfd._core.images.sources import describe
 from sklearn_dfd.augmentation import ImageAugmenter, View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
@@ -359,6 +360,78 @@ def test_errors_of_judging_name_each_photograph_once(pipe, photos):
         detector.predict_proba([*photos.data[:2], "absent.jpg", photos.data[2], "gone.jpg"])
     assert [row for row, _, _ in caught.value.failures] == [2, 4]
     assert caught.value.n_images == 5 and caught.value.failures[0][1] == "'absent.jpg'"
+
+
+class FindsNothingInMirrored(FunctionTransformer):
+    """Refuses the mirror images of two photographs, as one that finds no face in them would."""
+
+    def transform(self, X):
+        faulty = [
+            (row, describe(x), "no face was found in it")
+            for row, x in enumerate(X)
+            if isinstance(x, View) and x.recipe == "mirrored" and "1.png" in str(x.source)
+        ]
+        if faulty:
+            raise ImageError(faulty, len(X))
+        return X
+
+
+def test_photographs_whose_mirror_image_is_refused_are_named(pipe, photos):
+    steps = [("faces", FindsNothingInMirrored()), *pipe.steps]
+    detector = AugmentedClassifier(Pipeline(steps), n_views=0).fit(photos.data, photos.target)
+    with pytest.raises(ImageError, match=r"^3 of 24 images cannot be used: row 1 \('") as caught:
+        detector.predict_proba(photos.data)
+    assert [row for row, _, _ in caught.value.failures] == [1, 11, 21]
+    table = detect(detector, photos.data, pos_label=1)
+    assert (table["label"].isna()).sum() == 3
+    assert table["error"][11] == "no face was found in it"
+
+
+class FindsNothingIn(FunctionTransformer):
+    """Refuses a photograph and its views, which are sound files."""
+
+    def __init__(self, path=""):
+        super().__init__()
+        self.path = path
+
+    def transform(self, X):
+        names = map(describe, X)
+        faulty = [(i, name, "no face") for i, name in enumerate(names) if self.path in name]
+        if faulty:
+            raise ImageError(faulty, len(X))
+        return X
+
+    def fit_transform(self, X, y=None):
+        return self.transform(X)
+
+
+@pytest.mark.parametrize("n_val", [6, 12, 24])
+def test_sound_files_that_a_step_refuses_are_told_apart(n_val, pipe, photos):
+    steps = [("faces", FindsNothingIn("03.png")), *pipe.steps]
+    detector = AugmentedClassifier(Pipeline(steps), n_views=1)
+    good, y = photos.data[4:16], photos.target[4:16]
+    one = [*good[:5], photos.data[3], *good[6:]]
+    val, y_val = np.resize(good, n_val), np.resize(y, n_val)
+    with pytest.raises(ImageError, match=r"^1 of 12 images.* row 5 \(.*no face") as caught:
+        detector.fit(one, y, X_val=val, y_val=y_val)
+    assert "X_val" not in str(caught.value)
+    faulty = [photos.data[3], *val[1:]]
+    with pytest.raises(ImageError, match=rf"^1 of {n_val} images.* row 0 .*They are in X_val"):
+        detector.fit(good, y, X_val=faulty, y_val=y_val)
+
+
+def test_weights_with_photographs_to_validate_on_reach_the_classifier_alone(
+    pipe, photos, weight, received
+):
+    """As without them: other steps that could take weights are given none."""
+    scaled = Pipeline([pipe.steps[0], ("scaler", StandardScaler()), pipe.steps[1]])
+    detector = AugmentedClassifier(scaled, n_views=1)
+    X, y = photos.data, photos.target
+    detector.fit(X, y, sample_weight=weight, X_val=X[:6], y_val=y[:6])
+    detector.fit(X, y, sample_weight=weight)
+    np.testing.assert_array_equal(received[0]["sample_weight"], np.tile(weight, 2))
+    np.testing.assert_array_equal(received[1]["sample_weight"], np.tile(weight, 2))
+    clone(detector.estimator_).fit(X, y)
 
 
 def test_weights_of_photographs_to_validate_on_reach_a_classifier_that_takes_them(photos):

@@ -1,11 +1,13 @@
 """Tests of sklearn_dfd.classifier: what a fit depends on and leaves behind, and saved files."""
 
+import contextlib
 import copy
+import io
 import pickle
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import joblib
 import numpy as np
@@ -15,6 +17,7 @@ from same_weights import assert_same_weights, parameters_of
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, cross_validate
+from sklearn.utils.class_weight import compute_class_weight
 
 from sklearn_dfd import DeepFakeClassifier
 from sklearn_dfd._core.network.mobilenet import architecture
@@ -127,6 +130,77 @@ def test_partial_fit_equals_fit_epoch_by_epoch(head, head_data):
     assert_same_weights(whole, head)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 1e-5},
+        {"l1_factor": 1e-2},
+        {"dropout": 0.7},
+        {"batch_size": 7},
+        {"label_smoothing": 0.3},
+        {"ema_decay": 0.5},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_partial_fit_takes_the_parameters_of_the_call(head, head_data, change):
+    same, changed = clone(head), clone(head)
+    for classifier, params in ((same, {}), (changed, change)):
+        classifier.partial_fit(*head_data, classes=[0, 1])
+        classifier.set_params(**params).partial_fit(*head_data)
+    with pytest.raises(AssertionError):
+        assert_same_weights(changed, same, atol=1e-6)
+
+
+def test_partial_fit_learns_at_the_present_rate(head, head_data):
+    before = head.partial_fit(*head_data, classes=[0, 1]).predict_proba(head_data[0])
+    head.set_params(lr=1e-12, l1_factor=0.0).partial_fit(*head_data)
+    np.testing.assert_allclose(head.predict_proba(head_data[0]), before, atol=1e-5)
+    head.set_params(verbose=1)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        head.partial_fit(*head_data)
+    assert "train_loss" in out.getvalue()
+
+
+def test_partial_fit_cannot_balance_classes(head, head_data):
+    X, y = head_data
+    head.set_params(class_weight="balanced")
+    with pytest.raises(ValueError, match=r"dict\(zip\(classes, compute_class_weight") as caught:
+        head.partial_fit(X[y == 0], y[y == 0], classes=[0, 1])
+    classes, all_labels = np.array([0, 1]), y
+    hint = re.search(r"dict\(zip.*?\)\)\)", str(caught.value)).group()
+    names = {"classes": classes, "all_labels": all_labels}
+    given = eval(hint, {"compute_class_weight": compute_class_weight, **names})
+    head.set_params(class_weight=given).partial_fit(X[y == 0], y[y == 0], classes=[0, 1])
+    assert head.n_iter_ == 1
+
+
+@pytest.mark.parametrize(
+    ("fit", "message"),
+    [
+        (lambda clf, X, y: clf.fit(X[:, 1:], np.zeros(len(X))), "two classes"),
+        (lambda clf, X, y: clf.fit(np.full((120, 3), np.nan), y), "NaN"),
+        (lambda clf, X, y: clf.fit(X[:, 1:], y, groups=[1]), "groups has 1 values"),
+        (lambda clf, X, y: clf.fit(X[:, 1:], y, X_val=X), "go together"),
+    ],
+    ids=["one class", "NaN", "groups", "X_val"],
+)
+def test_a_refused_fit_leaves_the_earlier_one(head, head_data, fit, message):
+    X, y = head_data
+    before = head.fit(X, y).predict_proba(X)
+    with pytest.raises(ValueError, match=message):
+        fit(head, X, y)
+    assert head.n_features_in_ == 20
+    for left in (head, pickle.loads(pickle.dumps(head))):
+        np.testing.assert_allclose(left.predict_proba(X), before, atol=1e-6)
+
+
+def test_one_cycle_of_a_single_step_learns(head, head_data):
+    X, y = head_data
+    head.set_params(max_epochs=1, batch_size=len(X))
+    constant = clone(head).fit(X, y)
+    assert_same_weights(constant, head.set_params(lr_schedule="one_cycle").fit(X, y))
+
+
 # ---- persistence ----
 
 
@@ -177,7 +251,7 @@ def test_copies_of_a_fitted_classifier_are_independent(head_data, head):
 # ---- states that must not matter, or must not linger ----
 
 
-@contextmanager
+@contextlib.contextmanager
 def default_dtype(dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

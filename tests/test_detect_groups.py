@@ -53,6 +53,31 @@ def says(fake, classes=("fake", "real")):
     return Says(np.stack([fake, 1 - fake], axis=1)).fit(None, classes)
 
 
+@pytest.mark.parametrize("as_groups", [list, tuple, np.array])
+def test_groups_without_an_index_go_by_position(as_groups):
+    X = pd.Series(list(numbered(3)), index=["x", "y", "z"])
+    table = detect(says([0.9, 0.8, 0.1]), X, groups=as_groups(["a", "a", "b"]), pos_label="fake")
+    assert table.index.tolist() == ["a", "b"] and table["n_judged"].tolist() == [2, 1]
+
+
+def test_thresholds_between_two_numbers_of_float32():
+    """They come from a table, in float64, and hold for images as for groups of one image."""
+
+    class SaysInFloat32(Says):
+        def predict_proba(self, X):
+            return super().predict_proba(X).astype(np.float32)
+
+    p = np.float64(np.float32(0.7))
+    detector = SaysInFloat32([[p, 1 - p]] * 2).fit(None, ["fake", "real"])
+    above = np.nextafter(p, 1)
+    for options in ({"threshold": above}, {"unsure": (0.2, above)}):
+        options["pos_label"] = "fake"
+        images = detect(detector, numbered(2), **options)
+        groups = detect(detector, numbered(2), groups=[0, 1], **options)
+        assert images["label"].tolist() == groups["label"].tolist()
+        assert "fake" not in images["label"].tolist()
+
+
 def by_hand(probability, how="mean_log_odds"):
     """The combined probability of one group: the definition, in a plain loop."""
     log_odds = []

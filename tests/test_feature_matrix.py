@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,8 +21,9 @@ from sklearn_dfd import (
     MobileNetV2Features,
     make_deepfake_pipeline,
 )
-from sklearn_dfd._core.images.sources import ImageView
-from sklearn_dfd.datasets import make_spliced_photos
+from sklearn_dfd._core.images.sources import ImageView, with_absolute_path
+from sklearn_dfd.augmentation import EqualizedImage, View
+from sklearn_dfd.datasets import VideoFrame, make_spliced_photos
 from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.export import _feature_matrix as feature_matrix
 from sklearn_dfd.export import extract_feature_matrix
@@ -137,6 +140,44 @@ def test_another_run_is_not_continued(features, files, tmp_path):
         extract_feature_matrix(smaller, files, path, chunk_size=4)
     with pytest.raises(ValueError, match="begun with other values of chunk_size"):
         extract_feature_matrix(features, [*files, "missing.jpg"], path)
+
+
+def test_a_run_with_another_summary_is_not_continued(features, files, tmp_path):
+    path = tmp_path / "features.npy"
+    grid = MobileNetV2Features(7, pooling="grid", weights=None, image_size=64).fit(files)
+    with pytest.raises(ImageError, match=r"1 of 23 images"):
+        extract_feature_matrix(grid, [*files, "missing.jpg"], path, chunk_size=4)
+    mean = clone(grid).set_params(pooling="mean").fit(files)
+    with pytest.raises(ValueError, match=r"begun with other values of images, pooling: delete"):
+        extract_feature_matrix(mean, files, path, chunk_size=4)
+    # work of a release without summaries goes on
+    recipe = tmp_path / "features.npy.part" / "recipe.json"
+    begun = json.loads(recipe.read_text())
+    del begun["pooling"]
+    recipe.write_text(json.dumps(begun))
+    maps = clone(grid).set_params(pooling=None).fit(files)
+    with pytest.raises(ValueError, match=r"begun with other values of images: delete"):
+        extract_feature_matrix(maps, files, path, chunk_size=4)
+
+
+def test_home_is_found_and_paths_hold_in_other_directories(features, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    shutil.copy(files[0], tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    images = ["~/photo.png", View("~/photo.png", 0), View(EqualizedImage("photo.png"), 1)]
+    rows = extract_feature_matrix(features, images, "~/rows.npy")
+    assert (tmp_path / "rows.npy").exists() and len(rows) == 3
+    np.testing.assert_allclose(rows, features.transform(images), rtol=1e-4, atol=1e-5)
+    paths = [with_absolute_path(image) for image in [*images, VideoFrame("film.mp4", 1.0)]]
+    assert paths == [
+        str(tmp_path / "photo.png"),
+        View(str(tmp_path / "photo.png"), 0),
+        View(EqualizedImage(str(tmp_path / "photo.png")), 1),
+        VideoFrame(str(tmp_path / "film.mp4"), 1.0),
+    ]
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    assert with_absolute_path(pixels) is pixels
 
 
 def test_begun_anew_with_other_features_in_the_same_place(features, files, tmp_path):

@@ -222,6 +222,18 @@ def test_the_onnx_file_gives_the_same_probabilities(
         assert loss.max_difference < 1e-4
 
 
+@pytest.mark.parametrize("options", [{"with_mean": False}, {"with_std": False}], ids=str)
+def test_the_onnx_file_scales_as_the_scaler_does(options, photos, tmp_path, weights_file):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pipe = make_deepfake_pipeline(preset="fast", weights=weights_file, image_size=96)
+    pipe[1].set_params(**options)
+    pipe.fit(photos.data, photos.target)
+    to_onnx(pipe, tmp_path / "fast.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "fast.onnx")
+    found = session.run(None, {"images": photos.data})[0]
+    np.testing.assert_allclose(found, pipe.predict_proba(photos.data), atol=1e-4)
+
+
 def test_a_file_is_refused_where_steps_do_not_fit(fast, tmp_path):
     changed = pickle.loads(pickle.dumps(fast)).set_params(features__image_size=128)
     pytest.importorskip("onnx")

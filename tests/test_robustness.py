@@ -8,7 +8,9 @@ import pytest
 from image_files import photo
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import FixedThresholdClassifier
 from test_examples import run
@@ -141,6 +143,36 @@ def test_unusable_images_are_named_before_anything_is_judged(photos, grain, tmp_
         evaluate_robustness(grain, images, [0, 0, 1, 1], **QUICK)
 
 
+class Refusing(Grain):
+    """Refuses images that are brighter than most, as one that finds no face in them would."""
+
+    def predict(self, X):
+        means = [np.asarray(image).mean() for image in X]
+        bright = [
+            (row, "what is judged", "too bright") for row in np.flatnonzero(np.array(means) > 200)
+        ]
+        if bright:
+            raise ImageError(bright, len(X), hint="Look away.")
+        return super().predict(X)
+
+
+def test_what_the_estimator_refuses_is_named_among_all(photos, monkeypatch):
+    monkeypatch.setattr(robustness, "_CHUNK", 4)
+    images = [pixels // 2 for pixels in photos.data[:11]]
+    y = np.arange(11) % 2
+    refusing = Refusing().fit(images, y)
+    whole = [*images[:9], np.full((32, 40, 3), 250, np.uint8), images[10]]
+    with pytest.raises(ImageError) as caught:
+        evaluate_robustness(refusing, whole, y, **QUICK)
+    assert str(caught.value) == (
+        "1 of 11 images cannot be used: row 9 (array (32, 40, 3)): too bright. Repair them, or "
+        "leave them out."
+    )
+    dim = [*images[:6], np.full((32, 40, 3), 160, np.uint8), *images[7:]]
+    with pytest.raises(ImageError, match=r"1 of 11 .* row 6 .*: too bright \(brightness 1\.5\)\."):
+        evaluate_robustness(refusing, dim, y, distortions={"brightness": [0.5, 1.5]}, **QUICK)
+
+
 def test_the_limit_of_pixels_of_the_pipeline_holds(photos, tmp_path, monkeypatch):
     pipe = make_deepfake_pipeline(weights=None, image_size=32, max_epochs=1, max_pixels=64 * 96)
     pipe.fit(photos.data[:8], photos.target[:8])
@@ -151,10 +183,15 @@ def test_the_limit_of_pixels_of_the_pipeline_holds(photos, tmp_path, monkeypatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 96)  # of what has no limit of its own
     y = photos.target[[0, 1, 2, 3]]
     y[:2], y[2:] = 0, 1
-    with pytest.raises(ImageError, match=r"1 of 4 .*row 3 .*3\.png.*max_pixels is 6144"):
-        evaluate_robustness(pipe, images, y, **QUICK)
+    frozen = CalibratedClassifierCV(FrozenEstimator(pipe), cv=2)
+    frozen.fit(photos.data[:8], photos.target[:8])
+    for detector in (pipe, FrozenEstimator(pipe), frozen):
+        with pytest.raises(ImageError, match=r"1 of 4 .*row 3 .*3\.png.*max_pixels is 6144"):
+            evaluate_robustness(detector, images, y, **QUICK)
     y = y[:3]
-    assert len(evaluate_robustness(pipe, images[:3], y, distortions={"jpeg": [50]}, **QUICK)) == 2
+    for detector in (pipe, frozen):
+        results = evaluate_robustness(detector, images[:3], y, distortions={"jpeg": [50]}, **QUICK)
+        assert len(results) == 2
 
 
 def test_levels_of_numpy(photos, grain):

@@ -402,6 +402,9 @@ def test_classes_with_too_few_groups():
         check_shortcuts(X, y, groups=np.arange(2 * N) % 4, cv=4)
     with pytest.raises(ValueError, match=r"too few .*\(4\) to be on 5 sides"):
         check_shortcuts(X[N - 4 : 2 * N], y[N - 4 : 2 * N])
+    names = np.array(["alice", "bob", "carol", "dave"])[np.arange(2 * N) % 4]
+    with pytest.raises(ValueError, match=r"in 4 group\(s\), 'alice', 'bob', 'carol', 'dave'"):
+        check_shortcuts(X, y, groups=names)
 
 
 def test_labels_that_cannot_be_compared():

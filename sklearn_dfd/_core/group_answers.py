@@ -125,6 +125,28 @@ def find_within(estimator: Any, wanted: Any, through: tuple[Any, ...] = ()) -> A
     return estimator
 
 
+def params_within(estimator: Any) -> dict[str, Any]:
+    """Return the parameters of an estimator and of all inside, frozen ones too.
+
+    Parameters
+    ----------
+    estimator : estimator
+        ``get_params`` of a frozen estimator does not look into it.
+
+    Returns
+    -------
+    params : dict of str to object
+        Values by name, such as ``"estimator__estimator__features__layer"``.
+    """
+    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    frozen = {f"{name}__": value for name, value in params.items()}
+    for prefix, value in {"": estimator, **frozen}.items():
+        if isinstance(value, FrozenEstimator):
+            within = params_within(value.estimator)
+            params |= {f"{prefix}estimator__{name}": inner for name, inner in within.items()}
+    return params
+
+
 class GroupScorer:
     """Scorer of one answer per group, made by :func:`~sklearn_dfd.metrics.make_group_scorer`.
 

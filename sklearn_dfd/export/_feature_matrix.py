@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_dfd._core.images.sources import as_image_list, rows_of_nan
+from sklearn_dfd._core.images.sources import as_image_list, rows_of_nan, with_absolute_path
 from sklearn_dfd.exceptions import ImageError
 from sklearn_dfd.features import MobileNetV2Features, features_and_failures
 
@@ -98,13 +98,10 @@ def extract_feature_matrix(
     (8, 7840)
     """
     check_is_fitted(features)
-    # as absolute paths, since workers may have been started in another directory
-    images, path = as_image_list(images), Path(path).absolute()
+    # since workers may have been started in another directory
+    images, path = as_image_list(images), Path(path).expanduser().absolute()
     if not isinstance(images, np.ndarray):
-        images = [
-            os.path.abspath(image) if isinstance(image, str | os.PathLike) else image
-            for image in images
-        ]
+        images = [with_absolute_path(image) for image in images]
     if path.exists():
         raise FileExistsError(
             f"{path} exists: delete it, or read it with np.load(path, mmap_mode='r')."
@@ -131,7 +128,7 @@ def extract_feature_matrix(
 
 
 # attributes of the transformer that determine a row, or whether there is one
-_DECIDING = ("layer_", "image_size", "precision", "max_pixels", "decoding", "on_error")
+_DECIDING = ("layer_", "pooling", "image_size", "precision", "max_pixels", "decoding", "on_error")
 
 
 def _begin(part: Path, features: MobileNetV2Features, images: Any, chunk_size: int) -> None:
@@ -143,8 +140,9 @@ def _begin(part: Path, features: MobileNetV2Features, images: Any, chunk_size: i
         **{name: str(getattr(features, name)) for name in _DECIDING},
     }
     if (part / "recipe.json").exists():
-        # releases without the parameter had this one way of decoding
-        begun = {"decoding": "exact", **json.loads((part / "recipe.json").read_text())}
+        # of releases without these parameters
+        before = {"decoding": "exact", "pooling": "None"}
+        begun = {**before, **json.loads((part / "recipe.json").read_text())}
         others = [name for name in recipe if recipe[name] != begun.get(name)]
         if others:
             raise ValueError(

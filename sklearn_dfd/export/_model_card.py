@@ -18,6 +18,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from tqdm.auto import tqdm
 
+from sklearn_dfd._core.group_answers import params_within
 from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.shortcuts.report import ShortcutReport
 from sklearn_dfd._core.sklearn_private import HasMethods, validate_params
@@ -409,7 +410,7 @@ def _robustness(results: "DataFrame", roc_auc: float) -> tuple[str, dict[str, li
 def _parameters(estimator: BaseEstimator) -> dict[str, list[str]]:
     """List the parameters, without any path of the machine that the detector comes from."""
     estimator = getattr(estimator, "best_estimator_", estimator)
-    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    params = params_within(estimator)
     shown = {
         name: _without_paths(value, name.rpartition("__")[2])
         for name, value in sorted(params.items())

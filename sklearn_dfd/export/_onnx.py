@@ -364,8 +364,10 @@ def _add_linear(
     weight, bias = classifier.coef_, classifier.intercept_
     if len(classifier.classes_) == 2:  # one row of weights, for the second class
         weight, bias = np.vstack([0 * weight, weight]), np.append(0 * bias, bias)
-    weight = weight / scaler.scale_
-    bias = bias - weight @ scaler.mean_
+    if scaler.with_std:
+        weight = weight / scaler.scale_
+    if scaler.with_mean:  # otherwise the mean is known, and not subtracted
+        bias = bias - weight @ scaler.mean_
     of_float32 = (graph.constant(each.astype(np.float32)) for each in (weight, bias))
     return graph.add("Gemm", graph.add("Flatten", x), *of_float32, transB=1)
 

@@ -230,7 +230,8 @@ def detect(
     index = X.index if isinstance(X, pandas.Series | pandas.DataFrame) else None
     names, codes = np.empty(0), None
     if groups is not None:
-        if index is not None and not index.equals(getattr(groups, "index", index)):
+        other = groups.index if isinstance(groups, pandas.Series | pandas.DataFrame) else None
+        if index is not None and other is not None and not index.equals(other):
             raise ValueError(
                 "groups has another index than X. Select its rows like those of X, as "
                 "groups.loc[X.index] does; or, if both go together by their order, pass "

@@ -81,7 +81,8 @@ def judge_images(estimator: BaseEstimator, images: Any, rule: Rule | None, verbo
                     continue
                 probability[rows] = chunk
                 if rule is not None:
-                    called[rows] = by_rule(chunk, rule)
+                    # in the precision in which thresholds are chosen and groups are called
+                    called[rows] = by_rule(probability[rows], rule)
                 elif _calls_the_more_probable(estimator):
                     called[rows] = chunk.argmax(axis=1)
                 else:

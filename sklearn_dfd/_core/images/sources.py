@@ -7,6 +7,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from typing import IO, Any, Protocol, TypeAlias, Union, runtime_checkable
 
 import numpy as np
@@ -415,6 +416,17 @@ def origin_of(image: Any) -> Any:
     """Return the image that a view is made from, however often; another image as it is."""
     while isinstance(image, ImageView):
         image = image.source
+    return image
+
+
+def with_absolute_path(image: Any) -> Any:
+    """Return an image that means the same in another directory: its file by an absolute path."""
+    if isinstance(image, str | os.PathLike):
+        return os.path.abspath(os.path.expanduser(image))
+    for name in ("source", "path"):  # of a view, or of a frame of a film
+        if is_dataclass(image) and name in image.__dataclass_fields__:
+            changed: Any = {name: with_absolute_path(getattr(image, name))}
+            return replace(image, **changed)  # type: ignore[type-var]
     return image
 
 

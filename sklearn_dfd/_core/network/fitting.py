@@ -105,6 +105,9 @@ class Fitting:
 @contextmanager
 def one_cycle(net: TailNet, n_steps: int) -> Iterator[None]:
     """Let the learning rate of a new net rise and fall over a number of steps."""
+    if n_steps == 1:  # torch would take the last rate of the cycle, with which nothing is learned
+        yield
+        return
     schedule = LRScheduler(
         OneCycleLR,
         step_every="batch",

@@ -78,11 +78,14 @@ class Tail(nn.Module):
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
         return self
 
-    def set_dropout(self, p: float, generator: torch.Generator | None) -> None:
-        """Let dropout zero at rate ``p``, drawing from ``generator`` on the module's device."""
+    def set_dropout(self, p: float, generator: torch.Generator | None = None) -> None:
+        """Let dropout zero at rate ``p``, drawing from ``generator``, or as before if None.
+
+        The generator is one of the module's device.
+        """
         for module in self.head:
             if isinstance(module, Dropout):
-                module.p, module.generator = p, generator
+                module.p, module.generator = p, generator or module.generator
 
     def has_batch_norm(self) -> bool:
         """Whether statistics are taken over the rows of a batch."""
@@ -136,7 +139,7 @@ class Tails(nn.Module):
             tail.initialize(arrays, generator)
         return self
 
-    def set_dropout(self, p: float, generator: torch.Generator | None) -> None:
+    def set_dropout(self, p: float, generator: torch.Generator | None = None) -> None:
         """Let dropout zero at rate ``p``, drawing different units for each tail."""
         for tail in self.tails:
             tail.set_dropout(p, generator)

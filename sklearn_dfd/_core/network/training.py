@@ -162,6 +162,28 @@ class TailNet(NeuralNet):
         finally:  # also where the epoch is interrupted
             self._average.swap(self.module_)
 
+    def adopt(
+        self,
+        *,
+        lr: float,
+        batch_size: int,
+        l1_factor: float,
+        label_smoothing: float,
+        ema_decay: float | None,
+        verbose: int,
+    ) -> Self:
+        """Continue with other values of parameters, from the present state of the optimizer."""
+        self.lr, self.batch_size, self.l1_factor = lr, batch_size, l1_factor
+        self.label_smoothing = self.criterion_.label_smoothing = label_smoothing
+        if "optimizer_" in self.__dict__:
+            for group in self.optimizer_.param_groups:
+                group["lr"] = lr
+        if ema_decay != self.ema_decay:
+            self.ema_decay, self._average = ema_decay, None
+        self.verbose = verbose
+        self.initialize_callbacks()
+        return self
+
     def restart(self, state: dict[str, Tensor]) -> None:
         """Continue from the weights in ``state``, as if no step had been taken."""
         self.module_.load_state_dict(state)

@@ -252,13 +252,14 @@ def check_shortcuts(
     groups = check_groups(groups, len(images), "images")
     headers, kept, unreadable = _read(images)
     classes, target = np.unique(labels, return_inverse=True)
-    target, groups = target[kept], np.unique(groups[kept], return_inverse=True)[1]
+    target, names = target[kept], groups[kept]
+    groups = np.unique(names, return_inverse=True)[1]
     for number, label in enumerate(classes):
         if not (target == number).any():
             raise ImageError(
                 unreadable, len(images), f"No file of class {label!s} is left to be compared."
             )
-    few = too_few_groups(labels[kept], groups if len(groups) > groups.max() + 1 else None, cv)
+    few = too_few_groups(labels[kept], names if len(groups) > groups.max() + 1 else None, cv)
     if few:
         raise ValueError(f"{few} Use fewer folds (cv={cv}), or more groups of this class.")
     return _report(
