@@ -89,7 +89,7 @@ ratio that would be reached at the full rate, if nothing else had to be done:
   after an epoch, in a pass of their own: the price of figures that do not change while they are
   taken. An earlier `make bench`, on two cores with AVX512 instructions, printed 1.8x (1.3 to 1.9)
   for an epoch.
-- **The accurate detector** takes 19 to 28 minutes of one core for 1,306 photographs of 600 x 600
+- **The accurate detector** takes 19 to 32 minutes of one core for 1,306 photographs of 600 x 600
   pixels, most of them spent on training steps. Half of that was the target, and was not reached:
   half as many steps, or steps over fewer blocks, [cost 0.03 to 0.04 in
   ROC AUC](what_did_not_help.md#sizes-epochs-and-crops-at-full-size).

@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter
 
 from sklearn_dfd._core.callbacks import CallbackSupportMixin, training_data
+from sklearn_dfd._core.group_answers import find_within, params_within
 from sklearn_dfd._core.images.sources import as_image_list, describe
 from sklearn_dfd._core.persistence import restored_state, saved_state
 from sklearn_dfd._core.sklearn_private import HasMethods, Interval, fit_context
@@ -164,8 +166,9 @@ class AugmentedClassifier(CallbackSupportMixin, MetaEstimatorMixin, ClassifierMi
             If ``X`` or ``X_val`` is not a collection of images.
         ValueError
             If lengths differ, weights or validation rows are passed that the classifier does not
-            take, or the classifier splits its input itself (as ``CalibratedClassifierCV`` does) and
-            no groups reach it.
+            take, the classifier splits its input itself (as ``CalibratedClassifierCV`` does, or
+            some with ``early_stopping=True``) and no groups reach it, or it has a threshold of its
+            own.
         """
         if y is None:
             raise ValueError(
@@ -338,22 +341,43 @@ def _are_of(error: ImageError, some: Sequence[Any], others: Sequence[Any]) -> bo
     return named_like(some) and not named_like(others)
 
 
+def _pipelines(estimator: Any) -> list[Pipeline]:
+    """Return a pipeline and those at its end, one within the other."""
+    found = []
+    while isinstance(estimator, Pipeline):
+        found.append(estimator)
+        estimator = estimator.steps[-1][1]
+    return found
+
+
 def _fit_with(estimator: Any, X: Any, y: Any, metadata: dict[str, Any]) -> Any:
     """Fit with the metadata that the classifier at the end takes, and with X_val transformed."""
-    if "X_val" not in metadata or not isinstance(estimator, Pipeline):
+    pipelines = _pipelines(estimator)
+    if "X_val" not in metadata or not pipelines:
         return estimator.fit(X, y, **_requested(estimator, metadata))
-    before = estimator.transform_input
-    estimator.transform_input = [*(before or ()), "X_val"]
+    before = [pipeline.transform_input for pipeline in pipelines]
+    for pipeline in pipelines:
+        pipeline.transform_input = [*(pipeline.transform_input or ()), "X_val"]
     routing = get_config()["enable_metadata_routing"]
     # a Pipeline transforms X_val under metadata routing alone; nothing else here needs it
     with config_context(enable_metadata_routing=True):
-        for _, step in estimator.steps[:-1]:
-            taken = [name for name in metadata if has_fit_parameter(step, name)]
-            if taken and not routing:  # as without routing: only the classifier is given weights
-                step.set_fit_request(**dict.fromkeys(taken, False))
+        if not routing:  # as without it: the classifier alone is given weights
+            for pipeline in pipelines:
+                for _, step in pipeline.steps[:-1]:
+                    _request_nothing(step, metadata)
         estimator.fit(X, y, **_requested(estimator, metadata))
-    estimator.transform_input = before  # otherwise no clone could be fitted without routing
+    for pipeline, given in zip(pipelines, before, strict=True):
+        pipeline.transform_input = given  # otherwise no clone could be fitted without routing
     return estimator
+
+
+def _request_nothing(step: Any, metadata: dict[str, Any]) -> None:
+    """Let a transformer and those within it ask for no metadata."""
+    inside = step.get_params().values() if hasattr(step, "get_params") else ()
+    for transformer in (step, *inside):
+        taken = [name for name in metadata if has_fit_parameter(transformer, name)]
+        if taken and hasattr(transformer, "set_fit_request"):
+            transformer.set_fit_request(**dict.fromkeys(taken, False))
 
 
 def _requested(estimator: Any, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -362,10 +386,9 @@ def _requested(estimator: Any, metadata: dict[str, Any]) -> dict[str, Any]:
     With metadata routing the classifier at the end is made to request it: which views are of one
     photograph must reach it, and only this module knows.
     """
-    last, prefix = estimator, ""
-    if isinstance(estimator, Pipeline):
-        name, last = estimator.steps[-1]
-        prefix = f"{name}__"
+    pipelines = _pipelines(estimator)
+    last = pipelines[-1].steps[-1][1] if pipelines else estimator
+    prefix = "".join(f"{pipeline.steps[-1][0]}__" for pipeline in pipelines)
     taken = {name for name in metadata if has_fit_parameter(last, name)}
     if get_config()["enable_metadata_routing"]:
         if taken:
@@ -373,14 +396,39 @@ def _requested(estimator: Any, metadata: dict[str, Any]) -> dict[str, Any]:
         taken = get_routing_for_object(estimator).consumes("fit", metadata)
         prefix = ""
     kind = type(last).__name__
-    if "groups" not in taken and "cv" in last.get_params(deep=False):
+    if find_within(last, (FixedThresholdClassifier, TunedThresholdClassifierCV)) is not None:
         raise ValueError(
-            f"{kind} splits its input itself, and no groups reach it: views of a "
-            f"photograph would be on both sides. Put the AugmentedClassifier into the {kind}, "
-            "where it makes views of the training side alone."
+            f"The threshold of {kind} would not apply to means over mirror images: put the "
+            f"AugmentedClassifier into the {kind}."
+        )
+    if "groups" not in taken and (
+        "cv" in last.get_params(deep=False) or _stops_early(last, metadata["groups"], taken)
+    ):
+        what_to_do = (
+            f"Put the AugmentedClassifier into the {kind}, where it makes views of the training "
+            "side alone."
+            if hasattr(last, "estimator")
+            else "Set early_stopping=False."
+        )
+        raise ValueError(
+            f"{kind} splits its input itself, and no groups reach it: views of a photograph would "
+            f"be on both sides. {what_to_do}"
         )
     for name in metadata:
         # a classifier that splits nothing does not need groups
         if name not in taken and name != "groups":
             raise ValueError(f"{kind} takes no {name}: leave it out.")
     return {f"{prefix}{name}": metadata[name] for name in taken}
+
+
+def _stops_early(classifier: Any, rows: Any, taken: set[str]) -> bool:
+    """Return whether a classifier, or one within it, would set rows aside to stop early."""
+    values = [
+        value
+        for name, value in params_within(classifier).items()
+        if name.rpartition("__")[2] == "early_stopping"
+    ]
+    if "X_val" in taken:
+        return False
+    # "auto" of scikit-learn's gradient boosting
+    return any(value is True or (value == "auto" and len(rows) > 10_000) for value in values)

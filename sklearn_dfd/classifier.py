@@ -352,7 +352,7 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             If the weights cannot be loaded. A WeightsError is an OSError and a ValueError.
         """
         again = self.warm_start and hasattr(self, "net_")
-        with self._kept_if_refused():
+        with self._kept_if_refused() as accept:
             features, labels, weight = self._check_rows(X, y, sample_weight, reset=not again)
             if groups is not None:
                 groups = check_groups(groups, len(features))
@@ -366,34 +366,36 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                     f"{type(self).__name__} needs at least two classes with positive weight to "
                     f"tell apart; y has one class: {classes.tolist()[0]!r}."
                 )
-        if not again:
-            self._start(classes, X)
-        elif not np.array_equal(classes, self.classes_):
-            raise ValueError(
-                f"warm_start=True continues with the classes {self.classes_}, but y has {classes}."
-            )
-        else:
-            self._check_same_shape("warm_start=True")
-        with working_device(self.device) as device, own_torch_state(device):
-            tails = self.net_.module_ if again else self._new_tails()
-            rows, valid_rows, kept = self._rows(features, labels, weight), None, None
-            if X_val is not None:
-                valid_rows = self._validation_rows(
-                    X_val, y_val, sample_weight_val, self._class_weights(labels, weight)
+            if not again:
+                self._start(classes, X)
+            elif not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    f"warm_start=True continues with the classes {self.classes_}, but y has "
+                    f"{classes}."
                 )
-            elif self.early_stopping:
-                rows, valid_rows = set_aside(
-                    rows, groups, self.validation_fraction, self._split_seed, self.classes_
-                )
-                kept = np.sort(rows.order)
-            task = self._init_callback_context(max_subtasks=self.max_epochs)
-            data = training_data(X, labels, None if sample_weight is None else weight, kept)
-            net = self._make_net(tails, device)
-            if self.lr_schedule == "one_cycle":
-                with one_cycle(net, self.max_epochs * net.n_steps(rows)):
-                    self._train(net, rows, valid_rows, self.max_epochs, task, data)
             else:
-                self._train(net, rows, valid_rows, self.max_epochs, task, data)
+                self._check_same_shape("warm_start=True")
+            with working_device(self.device) as device, own_torch_state(device):
+                tails = self.net_.module_ if again else self._new_tails()
+                rows, valid_rows, kept = self._rows(features, labels, weight), None, None
+                if X_val is not None:
+                    valid_rows = self._validation_rows(
+                        X_val, y_val, sample_weight_val, self._class_weights(labels, weight)
+                    )
+                elif self.early_stopping:
+                    rows, valid_rows = set_aside(
+                        rows, groups, self.validation_fraction, self._split_seed, self.classes_
+                    )
+                    kept = np.sort(rows.order)
+                task = self._init_callback_context(max_subtasks=self.max_epochs)
+                data = training_data(X, labels, None if sample_weight is None else weight, kept)
+                net = self._make_net(tails, device)
+                accept()
+                if self.lr_schedule == "one_cycle":
+                    with one_cycle(net, self.max_epochs * net.n_steps(rows)):
+                        self._train(net, rows, valid_rows, self.max_epochs, task, data)
+                else:
+                    self._train(net, rows, valid_rows, self.max_epochs, task, data)
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -406,8 +408,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     ) -> Self:
         """Train for one epoch on the given rows, continuing from the present weights.
 
-        The parameters have the values of this call. The learning rate is ``lr``: ``lr_schedule``
-        applies to ``fit``, which knows the number of epochs.
+        All parameters but ``device`` have the values of this call. The learning rate is ``lr``:
+        ``lr_schedule`` applies to ``fit``, which knows the number of epochs.
 
         Parameters
         ----------
@@ -436,11 +438,13 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             ``layer``, ``hidden_layer_sizes`` or ``n_tails`` have changed since the last call; or
             if ``class_weight="balanced"``, which depends on all rows.
         """
+        self._validate_params()  # which scikit-learn does in the first call only
         if self.class_weight == "balanced":
             raise ValueError(
                 'class_weight="balanced" depends on all labels, and partial_fit sees some of them: '
-                'pass a dict, dict(zip(classes, compute_class_weight("balanced", classes=classes, '
-                "y=all_labels))), with compute_class_weight from sklearn.utils.class_weight."
+                'pass a dict, dict(zip(classes, compute_class_weight("balanced", '
+                "classes=np.array(classes), y=all_labels))), with compute_class_weight from "
+                "sklearn.utils.class_weight."
             )
         first = not hasattr(self, "net_")
         features, labels, weight = self._check_rows(X, y, sample_weight, reset=first)
@@ -620,21 +624,24 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     def _validation_rows(self, X, y, sample_weight, weight_of_class):
         X, y, sample_weight = self._check_rows(X, y, sample_weight, reset=False, suffix="_val")
-        codes = self._encode(y, "y_val")
+        positive = np.flatnonzero(sample_weight > 0)
+        codes = np.zeros(len(X), dtype=np.int64)
+        codes[positive] = self._encode(y[positive], "y_val")
         weight = sample_weight * weight_of_class[codes]
         if not weight.any():
             raise ValueError("No validation row has a positive weight.")
-        return Rows(X, codes, weight.astype(np.float32))
+        return Rows(X, codes, weight.astype(np.float32), positive)
 
     @contextmanager
     def _kept_if_refused(self):
-        """Leave an earlier fit as it is if the rows of this one are refused."""
+        """Leave an earlier fit as it is if this one is refused before it is accepted."""
         before = self.__dict__.copy()
         try:
-            yield
+            yield before.clear  # accepts it, and lets go of the earlier one
         except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
+            if before:
+                self.__dict__.clear()
+                self.__dict__.update(before)
             raise
 
     def _start(self, classes, X):

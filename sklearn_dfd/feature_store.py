@@ -230,8 +230,9 @@ class FeatureStore:
         Directory of the database; it is created when it is needed, and ``~`` is expanded.
 
     dtype : {"float32", "float16"}, default="float32"
-        Type in which rows are kept: ``"float32"`` keeps them exactly, ``"float16"`` in half the
-        space with about three digits.
+        Type in which rows are kept from now on: ``"float32"`` keeps them exactly, ``"float16"`` in
+        half the space with about three digits, as which they are used from the first time on. Rows
+        that are there already stay as they are.
 
     Raises
     ------
@@ -501,6 +502,13 @@ def _enter_write_ahead_log(database: sqlite3.Connection) -> None:
 
 
 _STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+
+
+def as_kept(store: MemoryStore | FeatureStore, row: npt.NDArray[np.float32]) -> _Row:
+    """Return a new row with the precision in which a store gives it back."""
+    if not isinstance(store, FeatureStore) or store.dtype != "float16":
+        return row
+    return row.astype(_STORED[store.dtype]).astype(np.float32)
 
 
 def _checksum(key: Any, dtype: Any, value: Any) -> int | None:

@@ -319,13 +319,14 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
                 'set_params(memory=None, features__memory="feature-cache"), where "features" is '
                 "the name of the step."
             )
+        pooled_width(self.layer, self.image_size, self.pooling)
+        resolve_engine(self.engine, resolve_device(self.device), self.precision)
+        arrays = load_weights(self.weights)
+        # from here on nothing is refused: until then an earlier fit stays as it is
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
         if len(getattr(X, "shape", ())) == 2:
             validate_data(self, X, skip_check_array=True)
-        pooled_width(self.layer, self.image_size, self.pooling)
-        resolve_engine(self.engine, resolve_device(self.device), self.precision)
-        arrays = load_weights(self.weights)
         self.layer_ = self.layer
         self._fitted_pooling = (self.pooling, self.image_size)
         self.weights_ = {name: arrays[name] for name in trunk_names(self.layer)}

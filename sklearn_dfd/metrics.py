@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sklearn.metrics import get_scorer, make_scorer, roc_curve
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import column_or_1d
 
 from sklearn_dfd._core.answers import AGGREGATES, Aggregate
 from sklearn_dfd._core.bootstrap import (
@@ -497,17 +498,17 @@ def choose_unsure_band(
     >>> print(f"not sure between {low:.2f} and {high:.2f}; answered: {answered:.0%}")
     not sure between 0.06 and 0.98; answered: 28%
     """
-    y_true = np.asarray(y_true)
+    truth: npt.NDArray[Any] = column_or_1d(y_true)
     score = check_array(y_proba, ensure_2d=False, dtype=np.float64, input_name="y_proba")
     if score.ndim != 1:
         raise ValueError(
             f"y_proba is an array of shape {score.shape}: pass the column of the positive class."
         )
-    check_consistent_length(y_true, score)
-    labels = np.unique(y_true)
+    check_consistent_length(truth, score)
+    labels = np.unique(truth)
     if len(labels) != 2:
         raise ValueError(f"y_true holds the labels {labels.tolist()}: two classes are needed.")
-    positive = y_true == resolve_pos_label(pos_label, labels, "choose_unsure_band(y, p, {}).")
+    positive = truth == resolve_pos_label(pos_label, labels, "choose_unsure_band(y, p, {}).")
     codes = np.arange(len(score))
     if groups is not None:
         codes = np.unique(check_groups(groups, len(score), "samples"), return_inverse=True)[1]

@@ -9,10 +9,17 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import VotingClassifier
+from sklearn.ensemble import BaggingClassifier, VotingClassifier
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
+from sklearn.linear_model import SGDClassifier
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    GroupKFold,
+    cross_validate,
+)
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -362,6 +369,46 @@ def test_errors_of_judging_name_each_photograph_once(pipe, photos):
     assert caught.value.n_images == 5 and caught.value.failures[0][1] == "'absent.jpg'"
 
 
+def test_groups_reach_the_classifier_of_a_nested_pipeline(pipe, photos, received):
+    nested = make_pipeline(FunctionTransformer(), pipe)
+    X, y, X_val, y_val = photos.data[6:], photos.target[6:], photos.data[:6], photos.target[:6]
+    for routing in (False, True):
+        with config_context(enable_metadata_routing=routing):
+            AugmentedClassifier(nested, n_views=1).fit(X, y, X_val=X_val, y_val=y_val)
+            AugmentedClassifier(nested, n_views=1).fit(X, y)
+    assert len(received) == 4
+    for call in received:
+        np.testing.assert_array_equal(call["groups"], np.tile(np.arange(18), 2))
+    expected = pipe[0].fit(X).transform(X_val)
+    np.testing.assert_array_equal(received[0]["X_val"], expected)
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (MLPClassifier(early_stopping=True, max_iter=2), "Set early_stopping=False"),
+        (SGDClassifier(loss="log_loss", early_stopping=True), "Set early_stopping=False"),
+        (
+            BaggingClassifier(SGDClassifier(loss="log_loss", early_stopping=True)),
+            "Put the AugmentedClassifier into",
+        ),
+        (
+            FixedThresholdClassifier(SGDClassifier(loss="log_loss")),
+            "threshold of FixedThresholdClassifier",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_would_part_views_or_lose_a_threshold_is_refused(last, message, pipe, photos):
+    detector = AugmentedClassifier(make_pipeline(pipe[0], last), n_views=1)
+    with pytest.raises(ValueError, match=message):
+        detector.fit(photos.data, photos.target)
+    if message.startswith("Set"):
+        last.set_params(early_stopping=False)
+        detector.fit(photos.data, photos.target)
+
+
 class FindsNothingInMirrored(FunctionTransformer):
     """Refuses the mirror images of two photographs, as one that finds no face in them would."""
 
@@ -424,7 +471,8 @@ def test_weights_with_photographs_to_validate_on_reach_the_classifier_alone(
     pipe, photos, weight, received
 ):
     """As without them: other steps that could take weights are given none."""
-    scaled = Pipeline([pipe.steps[0], ("scaler", StandardScaler()), pipe.steps[1]])
+    scaler = make_pipeline(StandardScaler(), FunctionTransformer())
+    scaled = Pipeline([pipe.steps[0], ("scaler", scaler), pipe.steps[1]])
     detector = AugmentedClassifier(scaled, n_views=1)
     X, y = photos.data, photos.target
     detector.fit(X, y, sample_weight=weight, X_val=X[:6], y_val=y[:6])

@@ -137,3 +137,13 @@ def test_any_other_metric_is_called_for_each_resample():
     for metric in (log_loss, partial(roc_auc_score, max_fpr=0.5), partial(roc_auc_score, Y)):
         assert weighted_score(metric, Y, SCORE, {}) is None
     assert weighted_score(roc_auc_score, Y, SCORE, {}) is not None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_scores_may_be_whole_numbers(dtype):
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    percent = np.clip(rng.normal(40 + 20 * y, 30), 0, 100).round()
+    options = {"n_resamples": 50, "random_state": 0}
+    expected = bootstrap_interval(equal_error_rate, y, percent, **options)
+    assert bootstrap_interval(equal_error_rate, y, percent.astype(dtype), **options) == expected

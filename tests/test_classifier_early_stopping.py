@@ -204,3 +204,13 @@ def test_weights_of_validation_rows_decide_when_to_stop(head):
 def test_bad_weights_of_validation_rows(head, head_data, arguments, message):
     with pytest.raises(ValueError, match=message):
         head.fit(*head_data, **arguments)
+
+
+def test_validation_rows_without_weight_may_have_other_labels(head, head_data):
+    X, y = head_data
+    expected = clone(head).fit(X[:60], y[:60], X_val=X[60:100], y_val=y[60:100])
+    y_val, weight = y[60:].copy(), np.ones(60)
+    y_val[40:], weight[40:] = 2, 0
+    head.fit(X[:60], y[:60], X_val=X[60:], y_val=y_val, sample_weight_val=weight)
+    assert head.history_[-1]["valid_loss"] == pytest.approx(expected.history_[-1]["valid_loss"])
+    assert head.history_[-1]["valid_accuracy"] == expected.history_[-1]["valid_accuracy"]

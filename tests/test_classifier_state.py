@@ -15,7 +15,6 @@ import pytest
 import torch
 from same_weights import assert_same_weights, parameters_of
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, cross_validate
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -161,15 +160,38 @@ def test_partial_fit_learns_at_the_present_rate(head, head_data):
     assert "train_loss" in out.getvalue()
 
 
+@pytest.mark.parametrize(
+    "params", [{"lr": -1e-3}, {"l1_factor": -1.0}, {"batch_size": 0}, {"dropout": 1.5}], ids=str
+)
+def test_partial_fit_checks_the_parameters_of_the_call(head, head_data, params):
+    head.partial_fit(*head_data, classes=[0, 1])
+    before = copy.deepcopy(head)
+    with pytest.raises(ValueError, match=f"'{next(iter(params))}' parameter"):
+        head.set_params(**params).partial_fit(*head_data)
+    assert_same_weights(head, before)
+
+
+def test_going_on_after_early_stopping_begins_at_the_best_epoch(head, head_data):
+    """Not at the last one, whose weights the average and the optimizer had followed."""
+    X, y = head_data
+    head.set_params(early_stopping=True, n_iter_no_change=2, max_epochs=60, lr=0.05, ema_decay=0.9)
+    head.fit(X, y)
+    assert head.best_epoch_ < head.n_iter_
+    again = copy.deepcopy(head)
+    for classifier in (head, again):
+        classifier.set_params(lr=1e-7, l1_factor=0.0).partial_fit(X, y)
+    assert_same_weights(head, again, atol=1e-4)
+
+
 def test_partial_fit_cannot_balance_classes(head, head_data):
     X, y = head_data
     head.set_params(class_weight="balanced")
     with pytest.raises(ValueError, match=r"dict\(zip\(classes, compute_class_weight") as caught:
         head.partial_fit(X[y == 0], y[y == 0], classes=[0, 1])
-    classes, all_labels = np.array([0, 1]), y
+    classes, all_labels = [0, 1], y
     hint = re.search(r"dict\(zip.*?\)\)\)", str(caught.value)).group()
     names = {"classes": classes, "all_labels": all_labels}
-    given = eval(hint, {"compute_class_weight": compute_class_weight, **names})
+    given = eval(hint, {"compute_class_weight": compute_class_weight, "np": np, **names})
     head.set_params(class_weight=given).partial_fit(X[y == 0], y[y == 0], classes=[0, 1])
     assert head.n_iter_ == 1
 
@@ -287,10 +309,31 @@ def test_what_the_caller_switched_on_in_torch_does_not_matter(block_data, blocks
 def test_a_failed_fit_leaves_no_half_fitted_classifier(head, head_data):
     X, y = head_data
     head.set_params(early_stopping=True).fit(X, y)
+    before = head.predict_proba(X)
     with pytest.raises(ValueError, match="cannot set aside"):
         head.fit(X, y + 5, groups=np.zeros(len(X)))
-    with pytest.raises(NotFittedError):
-        head.predict(X)
+    np.testing.assert_array_equal(head.predict_proba(X), before)
+    assert head.classes_.tolist() == [0, 1] and len(head.history_) == head.n_iter_ == 4
+
+
+@pytest.mark.parametrize(
+    ("params", "fit", "message"),
+    [
+        ({}, {"X": np.zeros((50, 7), np.float32)}, "layer"),
+        ({"device": "cuda:99"}, {}, "device|CUDA"),
+        ({"hidden_layer_sizes": (0,)}, {}, "hidden_layer_sizes"),
+        ({"weights": "absent.pth", "layer": 15}, {}, "absent"),
+        ({}, {"X_val": np.zeros((2, 640), np.float32), "y_val": [0, 7]}, "not among the classes"),
+    ],
+    ids=["width", "device", "sizes", "weights", "X_val"],
+)
+def test_other_refusals_leave_the_earlier_fit(blocks, block_data, params, fit, message):
+    X, y = block_data
+    before = blocks.fit(X, y).predict_proba(X)
+    usual = {name: getattr(blocks, name) for name in params}
+    with pytest.raises((ValueError, OSError), match=message):
+        blocks.set_params(**params).fit(**{"X": X, "y": y, **fit})
+    np.testing.assert_array_equal(blocks.set_params(**usual).predict_proba(X), before)
 
 
 def test_parameters_set_after_fit_do_not_spoil_the_file(head, head_data):

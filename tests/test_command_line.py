@@ -17,6 +17,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import click
 import joblib
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn_dfd import detect, make_deepfake_pipeline
 from sklearn_dfd._core.command_line import detecting, detectors, training
 from sklearn_dfd._core.command_line import folders as labelled_folders
+from sklearn_dfd._core.command_line.classes import class_to_detect
 from sklearn_dfd._core.command_line.commands import main
 from sklearn_dfd._core.command_line.paths import listed
 from sklearn_dfd._core.images import folders
@@ -696,6 +698,7 @@ def test_too_few_groups_and_too_many_classes(faces, weights_file, tmp_path):
     options = ["-o", tmp_path / "d.joblib", "--weights", weights_file]
     done = run("train", faces, *options, "--group-pattern", r"(\d)\d")
     assert done.exit_code == 2 and "Use fewer --folds, or photographs of more" in done.stderr
+    assert re.search(r"in \d group\(s\): it cannot", done.stderr)  # without numbers of our own
     shutil.copytree(faces / "real", faces / "other")
     done = run("train", faces, *options)
     assert done.exit_code == 2 and "name two of them with --class-names." in done.stderr
@@ -718,6 +721,44 @@ def test_a_training_that_ends_early_leaves_the_old_file(
     assert done.exit_code == (130 if error is KeyboardInterrupt else 4)
     assert {path.name for path in tmp_path.iterdir()} == {"faces", "d.joblib"}
     assert (tmp_path / "d.joblib").read_text() == "mine"
+
+
+def test_a_training_that_was_killed_does_not_block_the_next(faces, weights_file, tmp_path):
+    """In containers the next process often has the same number."""
+    left = tmp_path / f".unfinished-{os.getpid()}-d.joblib"
+    left.write_bytes(b"")
+    options = ["-o", tmp_path / "d.joblib", "--weights", weights_file, "--preset", "fast"]
+    (faces / "fake").rename(faces / "deep fake")
+    done = run("train", faces, *options, "--folds", 2, "--class-names", "real", "deep fake")
+    assert done.exit_code == 0, done.stderr
+    assert left.exists() and (tmp_path / "d.joblib").stat().st_size
+
+
+def test_names_with_spaces_are_quoted(monkeypatch):
+    labels = np.array(["real", "deep fake"], dtype=object)
+    photographs = labelled_folders.Labelled(
+        labels, np.resize(labels, 200), labels.tolist(), np.arange(200), np.arange(200), 0
+    )
+    p = np.where(photographs.labels == "real", 0.02, 0.98)
+    band = training._band(photographs, np.stack([p, 1 - p], axis=1), "deep fake")
+    assert band.startswith("With detect --pos-label 'deep fake' --unsure ")
+    with pytest.raises(click.UsageError, match=r"as in --pos-label 'deep one'\."):
+        class_to_detect(None, ["deep one", "real"])
+
+
+def test_a_card_that_cannot_be_written_leaves_the_detector(
+    faces, weights_file, tmp_path, monkeypatch
+):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    pytest.importorskip("skops")
+    monkeypatch.setattr(training, "make_model_card", fail)
+    options = ["-o", tmp_path / "d.joblib", "--weights", weights_file, "--preset", "fast"]
+    done = run("train", faces, *options, "--folds", 2, "--card", tmp_path / "card.md")
+    assert done.exit_code and "No space left" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"faces", "d.joblib"}
+    assert joblib.load(tmp_path / "d.joblib").predict(list(faces.glob("real/*.jpg"))[:1])
 
 
 # the page

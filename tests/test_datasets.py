@@ -8,6 +8,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
@@ -392,7 +393,16 @@ def test_frames_of_one_video_are_a_group(tmp_path):
     assert groups["fake/vid77_frame1.jpg"] == groups["real/vid0_frame1.jpg"], "identical files"
 
 
-@pytest.mark.parametrize("pattern", [r"(vid\d+)_frame", r"^(?:(vid\d+)_frame|)", lambda name: None])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(vid\d+)_frame",
+        r"^(?:(vid\d+)_frame|)",
+        lambda name: None,
+        lambda name: np.nan,
+        lambda name: [float("nan"), pd.NA, ""],
+    ],
+)
 def test_files_whose_names_do_not_match_are_named(tmp_path, pattern):
     put(tmp_path, "real/vid0_frame1.jpg", "fake/holiday.jpg", "fake/deep/me.jpg")
     (tmp_path / "fake" / "notes.txt").write_text("not an image")

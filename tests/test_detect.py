@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from image_files import photo
+from joblib import parallel_config
 from PIL import Image
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import VotingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import (
@@ -20,10 +21,10 @@ from sklearn.model_selection import (
     GroupKFold,
     TunedThresholdClassifierCV,
 )
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_dfd import detect, make_deepfake_pipeline
+from sklearn_dfd import MobileNetV2Features, detect, make_deepfake_pipeline
 from sklearn_dfd._core import extraction
 from sklearn_dfd.augmentation import View
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
@@ -425,6 +426,18 @@ def test_a_pipeline_that_gives_rows_of_nan_judges_the_rest(pipe, photos, files):
     with pytest.warns(UserWarning, match="3 of 12 images cannot be used"):  # as before
         rows = lenient[0].transform(files)
     assert np.isnan(rows).any(axis=1).nonzero()[0].tolist() == BAD
+
+
+def test_workers_raise_for_images_that_cannot_be_used_too(photos, files):
+    """Whether joblib runs transformers in threads or processes, no row of NaN is judged."""
+    lenient = MobileNetV2Features("pool", weights=None, image_size=32, on_error="nan")
+    union = FeatureUnion([("a", lenient), ("b", clone(lenient))], n_jobs=2)
+    detector = make_pipeline(union, HistGradientBoostingClassifier(max_iter=2))
+    detector.fit(photos.data, np.array(["real", "fake"])[photos.target])
+    with parallel_config("threading"):
+        table = detect(detector, files, pos_label="fake")
+    assert np.flatnonzero(table["label"].isna()).tolist() == BAD
+    assert table["error"][1] == "the file does not exist"
 
 
 def test_progress(pipe, files, capsys):

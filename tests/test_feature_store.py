@@ -12,7 +12,7 @@ import pytest
 from sklearn.base import clone
 from stored_rows import assert_keeps, fill, kept, key_of, rows_of
 
-from sklearn_dfd import feature_store
+from sklearn_dfd import MobileNetV2Features, feature_store
 from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, open_store, row_key
 
 # keys
@@ -192,6 +192,17 @@ def test_float32_is_kept_exactly(store):
     assert key == key_of(1)
     assert found.dtype == np.float32
     assert found.tobytes() == row.tobytes()
+
+
+def test_rows_are_used_as_they_are_kept_from_the_first_time_on(tmp_path):
+    """Otherwise a result would depend on what was computed before."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    features = MobileNetV2Features(weights=None, image_size=32)
+    exact = features.fit_transform(images)
+    features.set_params(memory=FeatureStore(tmp_path, "float16"))
+    first, second = features.transform(images), features.transform(images)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, exact.astype(np.float16).astype(np.float32))
 
 
 def test_float16_is_kept_in_half_the_bytes(tmp_path):

@@ -546,3 +546,16 @@ def test_max_pixels_travels_to_workers_and_their_errors_say_what_does_not(extrac
         assert rows.shape == (1, 640)
         with pytest.raises(ImageError, match=r"truncated.*This is a worker process: .*Pillow"):
             parallel([joblib.delayed(_transform)(extractor, [tmp_path / "truncated.jpg"])])
+
+
+def test_a_refused_fit_leaves_the_earlier_one():
+    transformer = MobileNetV2Features(weights=None, image_size=32)
+    images = list(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
+    first, other = (pd.DataFrame({name: images}) for name in ("path", "file"))
+    before = transformer.fit(first).transform(first)
+    for name, value in (("weights", "absent.pth"), ("device", "cuda:99")):
+        usual = getattr(transformer, name)
+        with pytest.raises((ValueError, OSError)):
+            transformer.set_params(**{name: value}).fit(other)
+        transformer.set_params(**{name: usual})
+        np.testing.assert_array_equal(transformer.transform(first), before)

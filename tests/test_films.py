@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sklearn_dfd import MobileNetV2Features
 from sklearn_dfd._core.images import film, film_file, film_pool
 from sklearn_dfd._core.images.decoding import content_digest, load_rgb, to_rgb
 from sklearn_dfd._core.images.reading import read_all, read_source
@@ -767,7 +768,7 @@ def test_a_forked_process_opens_films_of_its_own(tmp_path):
 
 def test_frames_go_wherever_images_go(tmp_path, counts):
     from sklearn_dfd.augmentation import View, augment, equalize_encoding
-    from sklearn_dfd.model_selection import check_shortcuts, find_source_groups
+    from sklearn_dfd.model_selection import check_shortcuts, find_copies, find_source_groups
 
     rng = np.random.default_rng(0)
     scenes = [
@@ -784,6 +785,16 @@ def test_frames_go_wherever_images_go(tmp_path, counts):
     ]  # fmt: skip
     X = np.concatenate([frames(path, 3) for path in paths])
     assert find_source_groups(X, n_jobs=2).tolist() == np.repeat(np.arange(4), 3).tolist()
+
+    # frames of one film stay together, however unlike they are
+    def cut(n, size):
+        return scenes[n // 10][:48, :64]
+
+    film = frames(make_film(tmp_path / "cut.mp4", 20, size=(64, 48), picture=cut), 2)
+    assert len(find_copies(film)[0]) == 0
+    assert find_source_groups([film[0], X[11], View(film[1], 0)]).tolist() == [0, 1, 0]
+    strict = MobileNetV2Features(weights=None, image_size=32, max_pixels=np.int64(10**6))
+    assert len(strict.fit_transform(film)) == 2  # NumPy's integers reach the film's process
     assert View(X[0], seed=1).to_image().size
     assert repr(View(X[0], seed=1)).endswith(f"of {X[0].name}>")
     equalized = equalize_encoding(X)

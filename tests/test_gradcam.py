@@ -12,22 +12,24 @@ from image_files import photo
 from imblearn.pipeline import Pipeline as SamplingPipeline
 from PIL import Image
 from scipy.stats import wilcoxon
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, KFold
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torchvision_reference import torchvision_model
 
-from sklearn_dfd import make_deepfake_pipeline
+from sklearn_dfd import DeepFakeClassifier, MobileNetV2Features, make_deepfake_pipeline
 from sklearn_dfd._core.network.mobilenet import IMAGENET_MEAN, IMAGENET_STD
 from sklearn_dfd._core.network.tail import Tails
 from sklearn_dfd.augmentation import ImageAugmenter, View
+from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.datasets import make_spliced_photos
 from sklearn_dfd.exceptions import ImageError
-from sklearn_dfd.inspection import GradCAMDisplay
+from sklearn_dfd.inspection import GradCAMDisplay, TrainingHistoryDisplay
 
 pytest.importorskip("captum")
 mpl = pytest.importorskip("matplotlib")
@@ -322,6 +324,35 @@ def test_what_cannot_be_explained(pipe, photos, tmp_path):
         ImageError, match=r"row 1 \(view of '.*absent\.png'\): the file does not ex"
     ):
         explain(pipe, [X[0], View(tmp_path / "absent.png", 0)])
+
+
+def test_heads_on_maps_and_features_without_locations(photos):
+    head = make_pipeline(
+        MobileNetV2Features(15, weights=None, image_size=32),
+        DeepFakeClassifier("pool", max_epochs=1),
+    )
+    head.fit(photos.data, photos.target)
+    maps = explain(head, photos.data[:2], class_of_interest=1).maps
+    assert len(maps) == 2 and maps[0].shape == photos.data[0].shape[:2]
+    pooled = clone(head).set_params(mobilenetv2features__pooling="mean")
+    with pytest.raises(ValueError, match=r"pooling='mean' are summaries .* fit with pooling=None"):
+        explain(pooled.fit(photos.data, photos.target), photos.data[:2], class_of_interest=1)
+
+
+def test_of_a_template_no_fit_is_explained(pipe, photos):
+    """An earlier fit of what was passed to a meta-estimator is not what that fitted."""
+    y = pipe.classes_[photos.target]
+    calibrated = CalibratedClassifierCV(pipe, cv=2).fit(photos.data, y)
+    search = GridSearchCV(pipe, {"classifier__lr": [1e-3]}, cv=2, refit=False)
+    for estimator in (calibrated, search, AugmentedClassifier(pipe)):
+        for show in (
+            lambda: explain(estimator, photos.data[:2]),  # noqa: B023
+            lambda: TrainingHistoryDisplay.from_estimator(estimator),  # noqa: B023
+        ):
+            with pytest.raises(NotFittedError):
+                show()
+    frozen = CalibratedClassifierCV(FrozenEstimator(pipe)).fit(photos.data, y)
+    assert len(explain(frozen, photos.data[:2]).maps) == 2
 
 
 @pytest.mark.parametrize(

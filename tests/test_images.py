@@ -23,6 +23,7 @@ from image_files import RGB, encode, picture
 from PIL import Image
 from sklearn.utils import Bunch
 
+from sklearn_dfd import MobileNetV2Features
 from sklearn_dfd._core.images.decoding import check_header, content_digest, load_rgb, to_rgb
 from sklearn_dfd._core.images.reading import read_source
 from sklearn_dfd._core.images.sources import ImageView, as_image_list, describe, number_by_origin
@@ -557,6 +558,18 @@ def test_paths_in_archives(archive):
         read_source(archive / "real" / "b.png")
     with pytest.raises(ValueError, match="empty"):
         read_source(archive / "real" / "empty.png")
+
+
+def test_archives_in_memory(archive):
+    content = io.BytesIO(Path(str(archive.root.filename)).read_bytes())
+    root = zipfile.Path(zipfile.ZipFile(content))
+    image = root / "real" / "a.png"
+    assert describe(image) == "'real/a.png'"
+    same = number_by_origin([image, root / "real" / "a.png", root / "real" / "empty.png"])
+    assert same.tolist() == [0, 0, 1]
+    table = MobileNetV2Features(weights=None, image_size=32, on_error="nan")
+    with pytest.warns(UserWarning, match=r"row 1 \('real/empty\.png'\)"):
+        table.fit_transform([image, root / "real" / "empty.png"])
 
 
 def test_open_files_are_read_whole_and_left_where_they_were(tmp_path):

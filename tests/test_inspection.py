@@ -175,6 +175,19 @@ def test_inside_other_estimators(wrap):
     assert len(display.histories[0]) == 3
 
 
+def test_after_a_fit_that_failed():
+    clf = classifier(early_stopping=True)
+    with pytest.raises(ValueError, match="cannot set aside"):
+        clf.fit(X, Y, groups=np.zeros(len(X)))
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        TrainingHistoryDisplay.from_estimator(clf)
+    clf = classifier(lr=1e30)
+    with pytest.raises(ValueError, match="not fitted"):
+        clf.fit(X, Y)
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        TrainingHistoryDisplay.from_estimator(clf)
+
+
 def test_search_without_refit_says_what_it_lacks():
     search = GridSearchCV(classifier(), {"lr": [1e-3]}, cv=KFold(2), refit=False).fit(X, Y)
     with pytest.raises(NotFittedError, match="refit=True"):

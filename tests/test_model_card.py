@@ -184,6 +184,9 @@ def test_date_versions_and_how_to_load(scored):
         lambda pipe, X, y: pipe,
         lambda pipe, X, y: GridSearchCV(pipe, {"classifier__lr": [1e-3]}, cv=2).fit(X, y),
         lambda pipe, X, y: CalibratedClassifierCV(FrozenEstimator(pipe)).fit(X, y),
+        lambda pipe, X, y: CalibratedClassifierCV(
+            FrozenEstimator(GridSearchCV(pipe, {"classifier__lr": [1e-3]}, cv=2).fit(X, y))
+        ).fit(X, y),
         lambda pipe, X, y: Pipeline(
             [("same", FunctionTransformer()), ("detector", pipe)], memory=str(pipe[0].memory)
         ),
@@ -213,7 +216,10 @@ def test_no_local_path_is_shown(wrap, as_store, tmp_path, weights_file):
         assert part not in text
     # (of a search the parameters are those of its best detector)
     assert "hidden_layer_sizes" in section(text, "Parameters")
-    assert "(16)" in section(text, "Parameters")
+    assert "(16)" in section(text, "Parameters") and "param_grid" not in text
+    within = getattr(getattr(detector, "estimator", None), "estimator", detector)
+    lr = "0.001" if hasattr(within, "best_estimator_") else "0.0001"
+    assert re.search(rf"classifier__lr +\| +{lr} ", section(text, "Parameters"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import load_sample_images
 
-from sklearn_dfd.augmentation import augment
+from sklearn_dfd.augmentation import View, augment
 from sklearn_dfd.datasets import load_real_and_fake_faces
 from sklearn_dfd.exceptions import LeakageError
 from sklearn_dfd.model_selection import check_leakage, find_copies, find_source_groups
@@ -85,6 +85,14 @@ def test_a_fake_belongs_to_its_photograph_and_to_the_donor(photos):
     with pytest.raises(LeakageError) as caught:
         check_leakage([photos[0]], [photos[2], fake], parts=True)
     assert caught.value.pairs.tolist() == [[0, 1]]
+
+
+def test_all_copies_and_views_of_a_fake_are_named(photos):
+    fake = with_part(photos[5], photos[0])
+    test = [fake, photos[2], fake.copy(), View(fake, 0)]
+    with pytest.raises(LeakageError, match=r"^3 of 4 test images") as caught:
+        check_leakage([photos[0]], test, parts=True)
+    assert sorted(caught.value.pairs[:, 1].tolist()) == [0, 2, 3]
 
 
 def test_strangers_are_not_linked(photos):

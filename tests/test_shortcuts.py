@@ -183,6 +183,11 @@ def test_file_time_counts_where_it_is_asked_for(tmp_path):
     report = report_of(paths[:N], paths[N:], file_time=True)
     assert row_of(report, FILE_TIME.name).roc_auc > 0.9
     assert "until 2001-09-09" in row_of(report, FILE_TIME.name).example
+    for path in paths:
+        os.utime(path, (10**9, 10**9))
+    assert "file time (2001-09-09 01:46)" in str(
+        report_of(paths[:N], paths[N:], expect=False, file_time=True)
+    )
 
 
 # what is an image with a header -------------------------------------------------------------------

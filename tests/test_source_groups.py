@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from joblib import Parallel
+from joblib import Parallel, parallel_config
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
@@ -26,6 +26,26 @@ def photos():
     tiles = tiles.reshape(2, 4, SIZE, 6, SIZE, 3).swapaxes(2, 3).reshape(-1, SIZE, SIZE, 3)
     edges = np.abs(np.diff(tiles.mean(axis=-1), axis=2)).mean(axis=(1, 2))
     return [Image.fromarray(tile) for tile in tiles[np.argsort(-edges)[:26]]]
+
+
+def test_what_is_known_stays_together(photos):
+    small = photos[0].resize((60, 60))
+    images = [photos[0], photos[1], small, photos[2], photos[3]]
+    known = ["alice", "bob", "carol", "bob", "dave"]
+    assert find_source_groups(images).tolist() == [0, 1, 0, 2, 3]
+    assert find_source_groups(images, groups=known).tolist() == [0, 1, 0, 1, 2]
+    known[0] = "dave"
+    assert find_source_groups(images, groups=known).tolist() == [0, 1, 0, 1, 0]
+    with pytest.raises(ValueError, match="groups has 4 values for 5 images"):
+        find_source_groups(images, groups=known[:4])
+    with pytest.raises(ValueError, match="has no label in row 0"):
+        find_source_groups(images, groups=[None, *known[1:]])
+
+
+def test_within_another_backend_of_joblib(photos):
+    images = [photos[0], photos[1], photos[0].resize((60, 60))]
+    with parallel_config("loky"):
+        assert find_source_groups(images, n_jobs=2).tolist() == [0, 1, 0]
 
 
 def recompressed(photo, other, rng):

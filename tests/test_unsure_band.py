@@ -149,3 +149,10 @@ def test_what_cannot_be_meant():
     for options in ({"max_error": 0}, {"max_error": 1}, {"confidence_level": 95}):
         with pytest.raises(ValueError, match=next(iter(options))):
             choose_unsure_band(y, p, **options)
+
+
+def test_a_column_of_labels_is_taken():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 1000)
+    p = 1 / (1 + np.exp(-rng.normal(4 * y - 2, 2)))
+    assert choose_unsure_band(y[:, np.newaxis], p) == choose_unsure_band(y, p)

@@ -81,7 +81,7 @@ def _curves(
     positive = _positive(y_true, y_score, pos_label)
     if positive is None:
         return None
-    order = np.argsort(-y_score, kind="stable")
+    order = np.argsort(y_score, kind="stable")[::-1]
     ends = np.append(np.flatnonzero(np.diff(y_score[order])), len(order) - 1)
     is_positive = positive[order]
 

@@ -131,13 +131,14 @@ def params_within(estimator: Any) -> dict[str, Any]:
     Parameters
     ----------
     estimator : estimator
-        ``get_params`` of a frozen estimator does not look into it.
+        Of a search, its best estimator. ``get_params`` of a frozen estimator does not look into it.
 
     Returns
     -------
     params : dict of str to object
         Values by name, such as ``"estimator__estimator__features__layer"``.
     """
+    estimator = getattr(estimator, "best_estimator_", estimator)
     params = estimator.get_params() if hasattr(estimator, "get_params") else {}
     frozen = {f"{name}__": value for name, value in params.items()}
     for prefix, value in {"": estimator, **frozen}.items():

@@ -1,5 +1,6 @@
 """Checks of groups: one label per row, none missing, and one per photograph."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,21 @@ def _missing(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Return a mask of None, NaN, NaT and pandas' NA."""
     if labels.dtype.kind != "O":
         return labels != labels
-    return np.array([x is None or is_pandas_na(x) or bool(x != x) for x in labels], dtype=bool)
+    return np.array(is_missing(labels), dtype=bool)
+
+
+def is_missing(labels: Iterable[Any]) -> list[bool]:
+    """Return for each label whether it is None, NaN, NaT or pandas' NA."""
+    return [x is None or is_pandas_na(x) or bool(x != x) for x in labels]
 
 
 def too_few_groups(
-    y: npt.NDArray[Any], groups: npt.NDArray[Any] | None, n_sides: int = 2, rows: str = "rows"
+    y: npt.NDArray[Any],
+    groups: npt.NDArray[Any] | None,
+    n_sides: int = 2,
+    rows: str = "rows",
+    *,
+    named: bool = True,
 ) -> str | None:
     """Name a class that cannot be on all sides of a split, if there is one.
 
@@ -85,6 +96,8 @@ def too_few_groups(
         Number of sides.
     rows : str, default="rows"
         Name of the rows in the message.
+    named : bool, default=True
+        Whether the user knows the groups by these labels.
 
     Returns
     -------
@@ -98,9 +111,9 @@ def too_few_groups(
             continue
         if groups is None:
             return f"Class {label!s} has too few {rows} ({len(inside)}) to be on {n_sides} sides."
-        where = ", ".join(map(repr, names.tolist()))
+        where = ", " + ", ".join(map(repr, names.tolist())) if named else ""
         return (
-            f"Class {label!s} has all its {len(inside)} {rows} in {len(names)} group(s), {where}: "
+            f"Class {label!s} has all its {len(inside)} {rows} in {len(names)} group(s){where}: "
             f"it cannot be on {n_sides} sides."
         )
     return None

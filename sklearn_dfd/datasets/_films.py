@@ -34,7 +34,7 @@ _DESCR = """\
 Frames share a group if they are of one film. Films share a group if {rule}, or if their bytes are
 identical. Different films of one recording (cut, saved again, edited) are not recognised: pass
 group_pattern where their names tell, or look at the frames with
-sklearn_dfd.model_selection.find_source_groups(films.data).
+sklearn_dfd.model_selection.find_source_groups(films.data, groups=films.groups).
 """
 _COUNT = [Interval(Integral, 1, None, closed="left")]
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from sklearn_dfd._core.groups import is_missing
 from sklearn_dfd._core.images.folders import entries_of
 
 Root: TypeAlias = str | os.PathLike[str]
@@ -82,14 +83,14 @@ def _check_no_split(path: Path, folders: dict[str, Path]) -> None:
     classes = sorted(set.intersection(*(inner[name] for name in parts)))
     if classes:
         what_to_do = (
-            f"each has the subfolders {quoted(classes)}. Load the parts one by one, as "
-            f"load_image_folder({str(folders[parts[0]])!r}); "
+            f"each has the subfolders {quoted(classes)}. Use the parts one by one, "
+            f"{str(folders[parts[0]])!r} first; "
             "sklearn_dfd.model_selection.check_leakage(train.data, test.data) then tells whether "
             "two of them share photographs."
         )
     else:
         what_to_do = (
-            "and one subfolder per class is needed in each of them. Load the parts one by one."
+            "and one subfolder per class is needed in each of them. Use the parts one by one."
         )
     raise ValueError(
         f"{str(path)!r} holds the folders {quoted(parts)}, which look like the parts of a split "
@@ -134,7 +135,12 @@ def keys_by_pattern(group_pattern: GroupPattern) -> Callable[[str], list[Hashabl
         def keys_of(name: str) -> list[Hashable]:
             found: Any = call(name)
             several = isinstance(found, Iterable) and not isinstance(found, str | bytes)
-            return [key for key in (found if several else [found]) if key not in (None, "")]
+            keys = list(found) if several else [found]
+            return [
+                key
+                for key, missing in zip(keys, is_missing(keys), strict=True)
+                if not missing and key != ""
+            ]
 
         return keys_of
     try:

@@ -31,8 +31,8 @@ _FOLDER_DESCR = """\
 {n} images from {root}, in {n_groups} groups. Classes: {classes}.
 
 Files share a group if {rule}, or if their bytes are identical. Different files of one photograph
-(resized, saved again, edited) are not recognised:
-sklearn_dfd.model_selection.find_source_groups(faces.data) looks at the photographs and finds them.
+(resized, saved again, edited) are not recognised: sklearn_dfd.model_selection.find_source_groups(
+faces.data, groups=faces.groups) looks at the photographs and joins them to these groups.
 """
 _CIPLAB_DESCR = """\
 Real and Fake Face Detection, CIPLab, Yonsei University: {n_real} real and {n_fake} fake photographs
@@ -42,8 +42,8 @@ https://www.kaggle.com/datasets/ciplab/real-and-fake-face-detection
 
 About one fake in eight is an edit of a photograph that is in the real class too. The names do not
 tell which, so `groups` holds only what is certain: identical files (and subfolders, if you made
-any). sklearn_dfd.model_selection.find_source_groups(faces.data) looks at the photographs and finds
-such pairs: use its groups before you trust a score from cross-validation.
+any). sklearn_dfd.model_selection.find_source_groups(faces.data, groups=faces.groups) looks at the
+photographs and finds such pairs: use its groups before you trust a score from cross-validation.
 """
 
 

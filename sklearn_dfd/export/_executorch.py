@@ -78,6 +78,11 @@ def to_executorch(pipe: Pipeline | AugmentedClassifier, path: str | os.PathLike[
     >>> to_executorch(pipe, "detector.pte")  # doctest: +SKIP
     """
     features, (classifier,), mirrored = detector_steps(pipe, linear=False)
+    if features.pooling is not None:
+        raise ValueError(
+            f"A program has no step for the summaries of pooling={features.pooling!r}: fit with "
+            "pooling=None, or write an ONNX file."
+        )
     import_extra("executorch.exir", "to_executorch")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower

@@ -64,8 +64,8 @@ def detector_steps(pipe: Any, *, linear: bool) -> tuple[MobileNetV2Features, lis
         where = "estimator_." if augmented else ""
         raise ValueError(
             f"The pipeline computes in {steps[0].precision}, and the file would not: call "
-            f'{where}set_params(features__precision="float32"), and check that it still scores as '
-            "well."
+            f'{where}set_params({inner.steps[0][0]}__precision="float32"), and check that it still '
+            "scores as well."
         )
     # the check that refuses rows of other features refuses to write a file for them, too
     nothing = np.zeros((1, len(steps[0].get_feature_names_out())), dtype=np.float32)

@@ -409,7 +409,6 @@ def _robustness(results: "DataFrame", roc_auc: float) -> tuple[str, dict[str, li
 
 def _parameters(estimator: BaseEstimator) -> dict[str, list[str]]:
     """List the parameters, without any path of the machine that the detector comes from."""
-    estimator = getattr(estimator, "best_estimator_", estimator)
     params = params_within(estimator)
     shown = {
         name: _without_paths(value, name.rpartition("__")[2])

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, column_or_1d
@@ -401,7 +402,11 @@ def unwrapped(estimator: Any, kinds: Any) -> Any:
     while not isinstance(estimator, kinds):
         for name in ("best_estimator_", "estimator_", "estimator"):
             if hasattr(estimator, name):
-                estimator = getattr(estimator, name)
+                inner = getattr(estimator, name)
+                is_template = name == "estimator" or hasattr(estimator, "estimators_")
+                if is_template and not isinstance(estimator, FrozenEstimator):
+                    inner = clone(inner)  # the template's own fit is not theirs
+                estimator = inner
                 break
         else:
             break
@@ -441,6 +446,11 @@ def _fitted_steps(estimator: Any, caller: str) -> list[Any]:
             f'{caller} needs features that have locations, and those of layer="pool" are averages '
             "over the image: fit with layer=18, which is the same network without the average."
         )
+    if steps[-2].pooling is not None:
+        raise ValueError(
+            f"{caller} needs features that have locations, and those of "
+            f"pooling={steps[-2].pooling!r} are summaries of the maps: fit with pooling=None."
+        )
     return steps
 
 
@@ -456,7 +466,7 @@ class _Network(nn.Module):
         self.trunk, self.tail, self.class_index = trunk, tail, class_index
 
     def blocks(self) -> list[nn.Module]:
-        return [*self.trunk.features, *self.tail.features]
+        return [*self.trunk.features, *(self.tail.features or ())]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits = self.tail.plain(self.trunk(images))

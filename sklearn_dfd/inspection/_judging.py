@@ -1,9 +1,11 @@
 """Images judged in chunks, those that cannot be used included, and combined by group."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from joblib import parallel_config
 from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
@@ -11,12 +13,12 @@ from sklearn.pipeline import Pipeline
 from tqdm.auto import tqdm
 
 from sklearn_dfd._core.answers import Aggregate, Rule, by_rule, combine, none_usable
-from sklearn_dfd._core.group_answers import called_by, find_within
+from sklearn_dfd._core.group_answers import called_by, find_within, params_within
 from sklearn_dfd._core.images.sources import describe
 from sklearn_dfd.augmented_classifier import AugmentedClassifier
 from sklearn_dfd.classifier import DeepFakeClassifier
 from sklearn_dfd.exceptions import ImageError
-from sklearn_dfd.features import image_errors_are_raised
+from sklearn_dfd.features import MobileNetV2Features, image_errors_are_raised
 
 _CHUNK = 128  # images whose features are in memory together
 
@@ -64,6 +66,7 @@ def judge_images(estimator: BaseEstimator, images: Any, rule: Rule | None, verbo
     error = np.full(len(images), "", dtype=object)
     with (
         image_errors_are_raised(),
+        _in_this_thread(estimator),
         tqdm(total=len(images), unit="image", disable=not verbose) as bar,
     ):
         for start in range(0, len(images), _CHUNK):
@@ -91,6 +94,19 @@ def judge_images(estimator: BaseEstimator, images: Any, rule: Rule | None, verbo
                 bar.update(len(rows))
                 break
     return Answers(probability, called, error)
+
+
+def _in_this_thread(estimator: BaseEstimator) -> AbstractContextManager[Any]:
+    """Keep joblib from giving images to workers, which would not raise their errors."""
+    params = params_within(estimator)
+    owners = {"": estimator, **params}
+    forgiving = parallel = False
+    for name, value in params.items():
+        owner, _, name = name.rpartition("__")
+        forgiving |= name in ("on_error", "on_missing") and value == "nan"
+        # (whose own threads raise them)
+        parallel |= name == "n_jobs" and not isinstance(owners.get(owner), MobileNetV2Features)
+    return parallel_config("sequential") if forgiving and parallel else nullcontext()
 
 
 def judge_groups(

@@ -347,7 +347,7 @@ def _fitted_classifier(estimator: Any) -> DeepFakeClassifier:
         )
     check_is_fitted(
         inner,
-        "history_",
+        "net_",
         msg=f"This {type(estimator).__name__} is not fitted yet: call fit first. A search keeps "
         "the training of its best estimator with refit=True.",
     )

@@ -1,6 +1,7 @@
 """Classes as they are named on a command line."""
 
 from collections.abc import Sequence
+from shlex import quote
 
 import click
 
@@ -26,7 +27,7 @@ def class_to_detect(name: str | None, classes: Sequence[Label]) -> Label:
     except ValueError:
         raise click.UsageError(
             f"Which class is to be detected? The classes are {_listed(classes)}: name one of "
-            f"them, as in --pos-label {classes[0]}."
+            f"them, as in --pos-label {quote(str(classes[0]))}."
         ) from None
 
 

@@ -83,7 +83,7 @@ def shortcuts_of(photographs: Labelled) -> ShortcutReport | str:
     """Return what headers and metadata say about the labels, or why that is not known."""
     if len(photographs.classes) != 2:
         return f"the files of two classes are compared, and there are {len(photographs.classes)}"
-    few = too_few_groups(photographs.labels, photographs.groups, 5)
+    few = too_few_groups(photographs.labels, photographs.groups, 5, "photographs", named=False)
     if few:
         return few.rstrip(".")
     with warnings.catch_warnings():

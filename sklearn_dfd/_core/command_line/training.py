@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
+from uuid import uuid4
 
 import click
 import joblib
@@ -70,15 +72,17 @@ def train_detector(
         memory=memory,
         random_state=_SEED,
     )
-    with _replacing(output) as unfinished, _replacing(card) as unfinished_card:
-        photographs = read_labelled(folder, class_names, group_pattern)
-        if class_names is not None and pos_label is None:
-            pos_label = class_names[-1]
-        positive = class_to_detect(pos_label, photographs.classes)
-        splits = _splits(photographs, folds)
-        report = shortcuts_of(photographs)
-        fitted, probability = _measured_and_fitted(detector, photographs, splits, calibrate)
-        write(fitted, unfinished)
+    with _replacing(card) as unfinished_card:
+        with _replacing(output) as unfinished:
+            photographs = read_labelled(folder, class_names, group_pattern)
+            if class_names is not None and pos_label is None:
+                pos_label = class_names[-1]
+            positive = class_to_detect(pos_label, photographs.classes)
+            splits = _splits(photographs, folds)
+            report = shortcuts_of(photographs)
+            fitted, probability = _measured_and_fitted(detector, photographs, splits, calibrate)
+            write(fitted, unfinished)
+        # the detector stays, whatever fails from here on
         scores = _scores(photographs, probability, positive)
         band = _band(photographs, probability, positive)
         if card is not None:
@@ -125,7 +129,7 @@ def _replacing(path: str | None) -> Iterator[str]:
         yield ""
         return
     folder, name = os.path.split(path)
-    unfinished = os.path.join(folder, f".unfinished-{os.getpid()}-{name}")
+    unfinished = os.path.join(folder, f".unfinished-{uuid4().hex}-{name}")
     # now, so that an error about a missing or read-only folder comes at once
     open(unfinished, "xb").close()
     try:
@@ -147,7 +151,7 @@ def _splits(photographs: Labelled, folds: int) -> _Splits:
             f"A detector tells two classes apart, and there are {len(photographs.classes)}: name "
             "two of them with --class-names."
         )
-    few = too_few_groups(labels, groups, folds, "photographs")
+    few = too_few_groups(labels, groups, folds, "photographs", named=False)
     if few:
         raise click.UsageError(f"{few} Use fewer --folds, or photographs of more sources.")
     cv = StratifiedGroupKFold(folds, shuffle=True, random_state=_SEED)
@@ -256,8 +260,9 @@ def _band(photographs: Labelled, probability: npt.NDArray[np.float64], positive:
         )
     # rounded so that the band becomes wider
     low, high = (round_(end * 1000) / 1000 for round_, end in ((np.floor, low), (np.ceil, high)))
+    name = quote(str(positive))
     return (
-        f"With detect --pos-label {positive} --unsure {low:g} {high:g}, {answered:.0%} of such "
+        f"With detect --pos-label {name} --unsure {low:g} {high:g}, {answered:.0%} of such "
         f"photographs get an answer, and at most {_MAX_ERROR:.0%} of either answer are wrong (with "
         "a confidence of 95 %)."
     )

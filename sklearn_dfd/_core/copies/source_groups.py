@@ -4,7 +4,7 @@ Grey thumbnails are compared location by location: an edit that replaces a mouth
 outline and background where they were, while two people who look alike agree nowhere exactly.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -20,9 +20,10 @@ from sklearn_dfd._core.copies.local_features import Features, local_features
 from sklearn_dfd._core.copies.parts import shared_parts
 from sklearn_dfd._core.copies.thumbnails import thumbnail
 from sklearn_dfd._core.copies.windows import matches
+from sklearn_dfd._core.groups import check_groups
 from sklearn_dfd._core.images.decoding import DerivedImage, RawImage, content_digest, to_rgb
 from sklearn_dfd._core.images.reading import read_all
-from sklearn_dfd._core.images.sources import as_image_list, describe
+from sklearn_dfd._core.images.sources import as_image_list, describe, place_of
 from sklearn_dfd._core.sklearn_private import Interval, validate_params
 from sklearn_dfd._core.validation import import_extra
 from sklearn_dfd.exceptions import LeakageError
@@ -43,6 +44,7 @@ _CONSTRAINTS: dict[str, list[object]] = {
 def find_source_groups(
     X: Any,
     *,
+    groups: npt.ArrayLike | None = None,
     threshold: float = 0.89,
     mirrored: bool = False,
     parts: bool = False,
@@ -59,6 +61,9 @@ def find_source_groups(
     X : sequence of images
         Paths, PIL images, uint8 arrays or encoded bytes, as for
         :meth:`MobileNetV2Features.transform`. Each is read once.
+    groups : array-like of shape (n_images,), default=None
+        What is known to belong together, such as the `groups` of a loader: images that share a
+        label stay in one group. Frames of one film always do.
     threshold : float, default=0.89
         Lowest similarity at which two images are linked, above 0 and up to 1. Before you change it,
         look at the pairs that :func:`find_copies` finds just above and below it: a false link
@@ -79,7 +84,7 @@ def find_source_groups(
     groups : ndarray of shape (n_images,), dtype int64
         Group of each image, for :class:`~sklearn.model_selection.GroupKFold` and other splitters,
         numbered from 0 in order of appearance. An image that shares its photograph with no other is
-        a group of its own.
+        a group of its own, unless ``groups`` or its film say otherwise.
 
     Raises
     ------
@@ -88,7 +93,8 @@ def find_source_groups(
     ImportError
         If ``parts`` is True and OpenCV is not installed.
     TypeError, ValueError
-        If ``X`` is not a collection of images or is empty, or a parameter is out of its range.
+        If ``X`` is not a collection of images or is empty, a parameter is out of its range, or
+        ``groups`` has another length or holds a missing label.
 
     See Also
     --------
@@ -106,7 +112,12 @@ def find_source_groups(
     array([0, 1, 0, 1])
     """
     images = as_image_list(X)
+    known = [] if groups is None else [check_groups(groups, len(images), "images").tolist()]
+    # frames of one film
+    places = [place_of(image) for image in images]
+    known.append([row if place is None else place[0] for row, place in enumerate(places)])
     pairs, _ = _linked(images, None, threshold, mirrored, parts, n_jobs, verbose)
+    pairs = np.concatenate([pairs, *map(_to_first, known)])
     graph = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), shape=(len(images),) * 2)
     component = connected_components(graph, directed=False)[1]
     _, first, number = np.unique(component, return_index=True, return_inverse=True)
@@ -324,7 +335,7 @@ def _linked(
     """Find the pairs of `find_copies`."""
     if parts:
         import_extra("cv2", "parts=True")  # before hours of reading
-    parallel = Parallel(n_jobs=n_jobs, prefer="threads")
+    parallel = Parallel(n_jobs=n_jobs, require="sharedmem")
     read = _read(images, parts, parallel, verbose)
     read_others = read if others is None else _read(others, parts, parallel, verbose)
     # One of several identical files represents them all: otherwise the nearest few of each would be
@@ -356,6 +367,13 @@ def _linked(
             pairs = pairs[:, ::-1]
         for (a, b), value in zip(pairs.tolist(), similarity[near].tolist(), strict=True):
             found[a, b] = max(found.get((a, b), 0.0), value)
+    if parts and others is not None:  # one of several copies and views was compared
+        rows_of: dict[bytes, list[int]] = {}
+        for b, origin in enumerate(read_others.origins):
+            rows_of.setdefault(origin, []).append(b)
+        for (a, b), value in list(found.items()):
+            for other in rows_of[read_others.origins[b]]:
+                found.setdefault((a, other), value)
     # Views are of their photograph even if they have nothing in common that could be seen.
     for a, b in found:
         if read.origins[a] == read_others.origins[b]:
@@ -373,6 +391,12 @@ def _linked(
     values = np.array(list(found.values()), dtype=np.float64)
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -values))
     return pairs[order], values[order]
+
+
+def _to_first(labels: Sequence[Hashable]) -> npt.NDArray[np.int64]:
+    """Return the pair of each row and the first one with the same label."""
+    first: dict[Hashable, int] = {}
+    return np.array([(first.setdefault(label, row), row) for row, label in enumerate(labels)])
 
 
 def _first_rows(contents: list[bytes]) -> dict[bytes, int]:

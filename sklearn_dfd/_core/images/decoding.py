@@ -239,7 +239,7 @@ def innermost(raw: RawImage) -> bytes | Image.Image | npt.NDArray[np.uint8] | Ra
 def pixel_limit(max_pixels: int | None) -> int | None:
     """Return how many pixels an image file may have under ``max_pixels``; None for any number."""
     if max_pixels is not None:
-        return max_pixels
+        return int(max_pixels)  # NumPy's integers cannot be sent to the process of a film
     with _limit_lock:
         return _lifted[0] if _lifted else Image.MAX_IMAGE_PIXELS
 

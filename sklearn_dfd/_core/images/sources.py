@@ -254,6 +254,11 @@ def is_archive_path(source: Any) -> bool:
     return isinstance(source, _ArchivePath) and not isinstance(source, os.PathLike)
 
 
+def _path_in_archive(source: Any) -> str | None:
+    """Return the path of a file in an archive; None if the archive is in memory."""
+    return str(source) if source.root.filename is not None else None
+
+
 def type_name(source: Any) -> str:
     """Return the name of a type with the package that it comes from."""
     kind = type(source)
@@ -307,7 +312,7 @@ def describe(source: Any) -> str:
     if isinstance(source, LazyImage):
         return source.name
     if is_archive_path(source):
-        return repr(str(source))
+        return repr(_path_in_archive(source) or source.at)
     return _file_name(source, "name") or on_one_line(type(source).__name__)
 
 
@@ -468,5 +473,5 @@ def _origin(image: Any) -> Hashable:
     if isinstance(image, str | os.PathLike):
         return os.fsdecode(image)
     if is_archive_path(image):
-        return str(image)
+        return _path_in_archive(image) or (id(image.root), image.at)
     return image if isinstance(image, bytes | LazyImage) else id(image)

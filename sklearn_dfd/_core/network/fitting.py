@@ -92,8 +92,8 @@ class Fitting:
         """Keep the weights of the best epoch, or of the last one, and let go of the rows."""
         self.net.notify("on_train_end", X=self.rows, y=None)
         self.net.valid_rows = None
-        if self._patience is not None:
-            self.net.module_.load_state_dict(self._kept)
+        if self._patience is not None and self.kept_epoch != self.n_epochs:
+            self.net.restart(self._kept)
 
     def go_back(self) -> None:
         """Undo what was trained since the epoch that is kept, and let go of the rows."""

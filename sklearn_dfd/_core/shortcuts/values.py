@@ -71,8 +71,15 @@ def only_value(attribute: Attribute, columns: Mapping[str, Sequence[str | float]
     for name in (*attribute.kinds, *attribute.numbers):
         distinct, counts = np.unique(np.asarray(columns[name]), return_counts=True)
         value = distinct[np.argmax(counts)]
-        texts.append(f"{value:.4g}" if distinct.dtype.kind == "f" else str(value))
+        if name == "time":
+            texts.append(_time(value))
+        else:
+            texts.append(f"{value:.4g}" if distinct.dtype.kind == "f" else str(value))
     return " x ".join(texts)
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
 
 
 def _limit(name: str, value: float) -> str:
@@ -80,7 +87,7 @@ def _limit(name: str, value: float) -> str:
     if np.isnan(value):
         return "any"
     if name == "time":
-        return f"until {datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M}"
+        return f"until {_time(value)}"
     return {
         "width": f"at most {value:.0f} pixels wide",
         "height": f"at most {value:.0f} pixels high",
