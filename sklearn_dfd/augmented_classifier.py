@@ -324,8 +324,8 @@ def _of_photographs(
             hint="They are in X_val. Repair them, or leave them out.",
             n_shown=error.n_shown,
         )
-    named = {row % n_images: (name, why) for row, name, why in reversed(error.failures)}
-    failures = [(row, *named[row]) for row in sorted(named)]
+    named = {row % n_images: why for row, _, why in reversed(error.failures)}
+    failures = [(row, describe(images[row]), named[row]) for row in sorted(named)]
     return ImageError(failures, n_images, hint="Repair them, or leave them out.")
 
 
@@ -398,22 +398,11 @@ def _requested(estimator: Any, metadata: dict[str, Any]) -> dict[str, Any]:
     kind = type(last).__name__
     if find_within(last, (FixedThresholdClassifier, TunedThresholdClassifierCV)) is not None:
         raise ValueError(
-            f"The threshold of {kind} would not apply to means over mirror images: put the "
-            f"AugmentedClassifier into the {kind}."
+            f"The threshold of {kind} would not be used: an AugmentedClassifier calls the more "
+            f"probable class. Put the AugmentedClassifier into the {kind}."
         )
-    if "groups" not in taken and (
-        "cv" in last.get_params(deep=False) or _stops_early(last, metadata["groups"], taken)
-    ):
-        what_to_do = (
-            f"Put the AugmentedClassifier into the {kind}, where it makes views of the training "
-            "side alone."
-            if hasattr(last, "estimator")
-            else "Set early_stopping=False."
-        )
-        raise ValueError(
-            f"{kind} splits its input itself, and no groups reach it: views of a photograph would "
-            f"be on both sides. {what_to_do}"
-        )
+    if "groups" not in taken:
+        _refuse_to_part_views(last, len(metadata["groups"]), "X_val" in taken)
     for name in metadata:
         # a classifier that splits nothing does not need groups
         if name not in taken and name != "groups":
@@ -421,14 +410,29 @@ def _requested(estimator: Any, metadata: dict[str, Any]) -> dict[str, Any]:
     return {f"{prefix}{name}": metadata[name] for name in taken}
 
 
-def _stops_early(classifier: Any, rows: Any, taken: set[str]) -> bool:
-    """Return whether a classifier, or one within it, would set rows aside to stop early."""
-    values = [
-        value
-        for name, value in params_within(classifier).items()
-        if name.rpartition("__")[2] == "early_stopping"
-    ]
-    if "X_val" in taken:
-        return False
-    # "auto" of scikit-learn's gradient boosting
-    return any(value is True or (value == "auto" and len(rows) > 10_000) for value in values)
+def _refuse_to_part_views(classifier: Any, n_rows: int, validated: bool) -> None:
+    """Raise an error if a classifier, or one within it, would split its rows without groups."""
+    kind = type(classifier).__name__
+    for path, value in params_within(classifier).items():
+        name = path.rpartition("__")[2]
+        if name == "cv":
+            what_to_do = (
+                f"Put the AugmentedClassifier into the {kind}, where it makes views of the "
+                "training side alone."
+            )
+        elif name == "early_stopping" and not validated:
+            # "auto" is that of scikit-learn's histogram-based gradient boosting
+            if not (value is True or (value == "auto" and n_rows > 10_000)):
+                continue
+            what_to_do = "Set early_stopping=False."
+        elif name == "n_iter_no_change" and not validated:
+            # without the other parameter a number is all that gradient boosting needs
+            if value is None or f"{path[: -len(name)]}early_stopping" in params_within(classifier):
+                continue
+            what_to_do = "Set n_iter_no_change=None."
+        else:
+            continue
+        raise ValueError(
+            f"{kind} splits its input itself, and no groups reach it: views of a photograph would "
+            f"be on both sides. {what_to_do}"
+        )

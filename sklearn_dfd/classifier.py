@@ -387,10 +387,11 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                         rows, groups, self.validation_fraction, self._split_seed, self.classes_
                     )
                     kept = np.sort(rows.order)
+                net = self._make_net(tails, device)
+                self._check_batches(net, rows)
+                accept()
                 task = self._init_callback_context(max_subtasks=self.max_epochs)
                 data = training_data(X, labels, None if sample_weight is None else weight, kept)
-                net = self._make_net(tails, device)
-                accept()
                 if self.lr_schedule == "one_cycle":
                     with one_cycle(net, self.max_epochs * net.n_steps(rows)):
                         self._train(net, rows, valid_rows, self.max_epochs, task, data)
@@ -408,7 +409,8 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     ) -> Self:
         """Train for one epoch on the given rows, continuing from the present weights.
 
-        All parameters but ``device`` have the values of this call. The learning rate is ``lr``:
+        ``lr``, ``batch_size``, ``dropout``, ``l1_factor``, ``label_smoothing``, ``ema_decay``,
+        ``class_weight`` and ``verbose`` are those of this call. The learning rate is constant:
         ``lr_schedule`` applies to ``fit``, which knows the number of epochs.
 
         Parameters
@@ -438,7 +440,9 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             ``layer``, ``hidden_layer_sizes`` or ``n_tails`` have changed since the last call; or
             if ``class_weight="balanced"``, which depends on all rows.
         """
-        self._validate_params()  # which scikit-learn does in the first call only
+        first = not hasattr(self, "net_")
+        if not first:
+            self._validate_params()  # which scikit-learn does in the first call only
         if self.class_weight == "balanced":
             raise ValueError(
                 'class_weight="balanced" depends on all labels, and partial_fit sees some of them: '
@@ -446,7 +450,6 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 "classes=np.array(classes), y=all_labels))), with compute_class_weight from "
                 "sklearn.utils.class_weight."
             )
-        first = not hasattr(self, "net_")
         features, labels, weight = self._check_rows(X, y, sample_weight, reset=first)
         if first:
             if classes is None:
@@ -467,10 +470,10 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         several = isinstance(self.device, list)
         devices = [self.net_.device] if several and not first else self.device
         with working_device(devices) as device, own_torch_state(device):
-            if first:
-                net = self._make_net(self._new_tails(), device)
-            else:
-                net = self.net_.adopt(**self._net_parameters())
+            net = self._make_net(self._new_tails(), device) if first else self.net_
+            self._check_batches(net, rows)
+            if not first:
+                net.adopt(**self._net_parameters())
                 net.module_.set_dropout(self.dropout)
             self._train(net, rows, None, 1, NoCallbacks(), {})
         return self
@@ -700,6 +703,13 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         names = ("l1_factor", "label_smoothing", "ema_decay", "lr", "batch_size", "verbose")
         return {name: getattr(self, name) for name in names}
 
+    def _check_batches(self, net, rows):
+        if min(len(rows), self.batch_size) == 1 and net.module_.has_one_pixel():
+            raise ValueError(
+                f"{len(rows)} distinct row(s) in batches of batch_size={self.batch_size}: on maps "
+                f"of one pixel the BatchNorm layers after layer={self.layer} need two or more."
+            )
+
     def _train(self, net, rows, valid_rows, n_epochs, task, data):
         """Train epoch by epoch, and tell the callbacks of ``task`` about each of them.
 
@@ -716,12 +726,6 @@ class DeepFakeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         )
         try:
             self.net_ = net
-            if min(len(rows), self.batch_size) == 1 and net.module_.has_one_pixel():
-                raise ValueError(
-                    f"{len(rows)} distinct row(s) in batches of batch_size={self.batch_size}: on "
-                    f"maps of one pixel the BatchNorm layers after layer={self.layer} need two or "
-                    "more."
-                )
             task.call_on_fit_task_begin(estimator=self, **data)
             fitting.begin()
             for _ in range(n_epochs):

@@ -231,8 +231,8 @@ class FeatureStore:
 
     dtype : {"float32", "float16"}, default="float32"
         Type in which rows are kept from now on: ``"float32"`` keeps them exactly, ``"float16"`` in
-        half the space with about three digits, as which they are used from the first time on. Rows
-        that are there already stay as they are.
+        half the space with about three digits, to which they are rounded before their first use.
+        Rows that are there already stay as they are.
 
     Raises
     ------

@@ -322,7 +322,7 @@ class MobileNetV2Features(CallbackSupportMixin, TransformerMixin, BaseEstimator)
         pooled_width(self.layer, self.image_size, self.pooling)
         resolve_engine(self.engine, resolve_device(self.device), self.precision)
         arrays = load_weights(self.weights)
-        # from here on nothing is refused: until then an earlier fit stays as it is
+        # last of all, so that an earlier fit stays as it is if this one is refused
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
         if len(getattr(X, "shape", ())) == 2:

@@ -171,6 +171,18 @@ def test_partial_fit_checks_the_parameters_of_the_call(head, head_data, params):
     assert_same_weights(head, before)
 
 
+def test_one_row_on_maps_of_one_pixel_spoils_nothing():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 160)).astype(np.float32), np.arange(20) % 2
+    clf = DeepFakeClassifier(15, weights=None, max_epochs=1, hidden_layer_sizes=(4,))
+    before = clf.fit(X, y).predict_proba(X)
+    with pytest.raises(ValueError, match="two or more"):
+        clf.set_params(batch_size=1).fit(X, y)
+    with pytest.raises(ValueError, match="two or more"):
+        clf.partial_fit(X, y)
+    np.testing.assert_array_equal(clf.predict_proba(X), before)
+
+
 def test_going_on_after_early_stopping_begins_at_the_best_epoch(head, head_data):
     """Not at the last one, whose weights the average and the optimizer had followed."""
     X, y = head_data

@@ -429,12 +429,12 @@ def test_a_pipeline_that_gives_rows_of_nan_judges_the_rest(pipe, photos, files):
 
 
 def test_workers_raise_for_images_that_cannot_be_used_too(photos, files):
-    """Whether joblib runs transformers in threads or processes, no row of NaN is judged."""
+    """Where joblib runs transformers in threads of its own, no row of NaN is judged either."""
     lenient = MobileNetV2Features("pool", weights=None, image_size=32, on_error="nan")
     union = FeatureUnion([("a", lenient), ("b", clone(lenient))], n_jobs=2)
     detector = make_pipeline(union, HistGradientBoostingClassifier(max_iter=2))
-    detector.fit(photos.data, np.array(["real", "fake"])[photos.target])
     with parallel_config("threading"):
+        detector.fit(photos.data, np.array(["real", "fake"])[photos.target])
         table = detect(detector, files, pos_label="fake")
     assert np.flatnonzero(table["label"].isna()).tolist() == BAD
     assert table["error"][1] == "the file does not exist"

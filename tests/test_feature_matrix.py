@@ -150,7 +150,7 @@ def test_a_run_with_another_summary_is_not_continued(features, files, tmp_path):
     mean = clone(grid).set_params(pooling="mean").fit(files)
     with pytest.raises(ValueError, match=r"begun with other values of images, pooling: delete"):
         extract_feature_matrix(mean, files, path, chunk_size=4)
-    # work of a release without summaries goes on
+    # of a release without summaries all work is of maps
     recipe = tmp_path / "features.npy.part" / "recipe.json"
     begun = json.loads(recipe.read_text())
     del begun["pooling"]

@@ -22,7 +22,7 @@ from sklearn_dfd._core.images.decoding import content_digest, load_rgb, to_rgb
 from sklearn_dfd._core.images.reading import read_all, read_source
 from sklearn_dfd._core.images.sources import as_image_list
 from sklearn_dfd.datasets import VideoFrame, frames, load_image_folder
-from sklearn_dfd.exceptions import ImageError
+from sklearn_dfd.exceptions import ImageError, LeakageError
 
 av = pytest.importorskip("av")
 from film_files import (  # noqa: E402
@@ -768,7 +768,12 @@ def test_a_forked_process_opens_films_of_its_own(tmp_path):
 
 def test_frames_go_wherever_images_go(tmp_path, counts):
     from sklearn_dfd.augmentation import View, augment, equalize_encoding
-    from sklearn_dfd.model_selection import check_shortcuts, find_copies, find_source_groups
+    from sklearn_dfd.model_selection import (
+        check_leakage,
+        check_shortcuts,
+        find_copies,
+        find_source_groups,
+    )
 
     rng = np.random.default_rng(0)
     scenes = [
@@ -793,6 +798,8 @@ def test_frames_go_wherever_images_go(tmp_path, counts):
     film = frames(make_film(tmp_path / "cut.mp4", 20, size=(64, 48), picture=cut), 2)
     assert len(find_copies(film)[0]) == 0
     assert find_source_groups([film[0], X[11], View(film[1], 0)]).tolist() == [0, 1, 0]
+    with pytest.raises(LeakageError, match=r"^1 of 2 test images .* similarity 1\.00"):
+        check_leakage([X[11], film[0]], [X[6], film[1]])
     strict = MobileNetV2Features(weights=None, image_size=32, max_pixels=np.int64(10**6))
     assert len(strict.fit_transform(film)) == 2  # NumPy's integers reach the film's process
     assert View(X[0], seed=1).to_image().size

@@ -352,7 +352,10 @@ def test_of_a_template_no_fit_is_explained(pipe, photos):
             with pytest.raises(NotFittedError):
                 show()
     frozen = CalibratedClassifierCV(FrozenEstimator(pipe)).fit(photos.data, y)
-    assert len(explain(frozen, photos.data[:2]).maps) == 2
+    for detector in (frozen, FixedThresholdClassifier(pipe)):  # this one predicts without a fit
+        assert len(explain(detector, photos.data[:2]).maps) == 2
+    with pytest.raises(TypeError, match="takes a fitted Pipeline"):
+        explain(CalibratedClassifierCV(), photos.data[:2])
 
 
 @pytest.mark.parametrize(

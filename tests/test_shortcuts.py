@@ -185,6 +185,12 @@ def test_file_time_counts_where_it_is_asked_for(tmp_path):
     assert "until 2001-09-09" in row_of(report, FILE_TIME.name).example
     for path in paths:
         os.utime(path, (10**9, 10**9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ShortcutWarning)
+        unknown = check_shortcuts(
+            files(start=100) + files(start=200), np.arange(2 * N) // N, file_time=True
+        )
+    assert "file time (unknown)" in str(unknown)
     assert "file time (2001-09-09 01:46)" in str(
         report_of(paths[:N], paths[N:], expect=False, file_time=True)
     )

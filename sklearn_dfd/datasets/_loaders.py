@@ -31,8 +31,8 @@ _FOLDER_DESCR = """\
 {n} images from {root}, in {n_groups} groups. Classes: {classes}.
 
 Files share a group if {rule}, or if their bytes are identical. Different files of one photograph
-(resized, saved again, edited) are not recognised: sklearn_dfd.model_selection.find_source_groups(
-faces.data, groups=faces.groups) looks at the photographs and joins them to these groups.
+(resized, saved again, edited) are not recognised. To merge the groups that share a photograph, call
+sklearn_dfd.model_selection.find_source_groups(faces.data, groups=faces.groups).
 """
 _CIPLAB_DESCR = """\
 Real and Fake Face Detection, CIPLab, Yonsei University: {n_real} real and {n_fake} fake photographs

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted, column_or_1d
@@ -404,8 +405,10 @@ def unwrapped(estimator: Any, kinds: Any) -> Any:
             if hasattr(estimator, name):
                 inner = getattr(estimator, name)
                 is_template = name == "estimator" or hasattr(estimator, "estimators_")
-                if is_template and not isinstance(estimator, FrozenEstimator):
-                    inner = clone(inner)  # the template's own fit is not theirs
+                # these two predict with what they were given
+                given = isinstance(estimator, FrozenEstimator | FixedThresholdClassifier)
+                if is_template and not given and inner is not None:
+                    inner = clone(inner)  # its own fit is not that of the meta-estimator
                 estimator = inner
                 break
         else:

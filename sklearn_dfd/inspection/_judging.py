@@ -104,8 +104,10 @@ def _in_this_thread(estimator: BaseEstimator) -> AbstractContextManager[Any]:
     for name, value in params.items():
         owner, _, name = name.rpartition("__")
         forgiving |= name in ("on_error", "on_missing") and value == "nan"
-        # (whose own threads raise them)
-        parallel |= name == "n_jobs" and not isinstance(owners.get(owner), MobileNetV2Features)
+        # the threads of MobileNetV2Features hand their errors on
+        by = owners.get(owner)
+        runs = hasattr(by, "transform") and not isinstance(by, MobileNetV2Features)
+        parallel |= name == "n_jobs" and runs
     return parallel_config("sequential") if forgiving and parallel else nullcontext()
 
 
@@ -166,8 +168,9 @@ def judge_groups(
 
 def _calls_the_more_probable(estimator: BaseEstimator) -> bool:
     """Return whether ``predict``, which reads all images again, is known to give the same class."""
-    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
-    return isinstance(last, AugmentedClassifier | DeepFakeClassifier)
+    while isinstance(estimator, Pipeline):
+        estimator = estimator[-1]
+    return isinstance(estimator, AugmentedClassifier | DeepFakeClassifier)
 
 
 def is_calibrated(estimator: Any) -> bool:

@@ -84,7 +84,8 @@ def train_detector(
             write(fitted, unfinished)
         # the detector stays, whatever fails from here on
         scores = _scores(photographs, probability, positive)
-        band = _band(photographs, probability, positive)
+        _say(photographs, report, scores, folds, output)
+        click.echo(_band(photographs, probability, positive))
         if card is not None:
             make_model_card(
                 fitted,
@@ -96,8 +97,6 @@ def train_detector(
                 shortcuts=report if isinstance(report, ShortcutReport) else None,
                 random_state=_SEED,
             ).save(unfinished_card)
-    _say(photographs, report, scores, folds, output)
-    click.echo(band)
 
 
 def _writer(output: str, calibrated: bool) -> Callable[[Any, str], object]:

@@ -260,8 +260,9 @@ def check_leakage(
 ) -> None:
     """Raise an error if a test image was made from a photograph in the training set.
 
-    Views (:class:`~sklearn_dfd.augmentation.View`) count as made from their photograph, whatever
-    they show. :func:`find_copies` describes what else is recognised.
+    Views (:class:`~sklearn_dfd.augmentation.View`) count as made from their photograph, and frames
+    of one film as made from one another, whatever they show. :func:`find_copies` describes what
+    else is recognised.
 
     Parameters
     ----------
@@ -285,7 +286,8 @@ def check_leakage(
     ------
     LeakageError
         If there are such images. It is a ValueError; the message lists the first ten pairs, the
-        attributes ``pairs`` and ``similarity`` hold all that :func:`find_copies` returns.
+        attributes ``pairs`` and ``similarity`` hold all that :func:`find_copies` returns, and a
+        pair for each test frame of a film that is trained on.
     ImageError
         If images cannot be used; the error names them all.
     ImportError
@@ -306,6 +308,10 @@ def check_leakage(
     """
     train, test = as_image_list(train), as_image_list(test)
     pairs, similarity = _linked(train, test, threshold, mirrored, parts, n_jobs, verbose)
+    known = set(map(tuple, pairs.tolist()))
+    of_films = [pair for pair in _of_one_film(train, test) if pair not in known]
+    pairs = np.array([*of_films, *pairs.tolist()], dtype=np.int64).reshape(-1, 2)
+    similarity = np.concatenate([np.ones(len(of_films)), similarity])
     if not len(pairs):
         return
     shown = "; ".join(
@@ -391,6 +397,18 @@ def _linked(
     values = np.array(list(found.values()), dtype=np.float64)
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -values))
     return pairs[order], values[order]
+
+
+def _of_one_film(train: Iterable[Any], test: Iterable[Any]) -> list[tuple[int, int]]:
+    """Pair each test frame with the first training frame of its film."""
+    first: dict[Hashable, int] = {}
+    for row, image in enumerate(train):
+        if place := place_of(image):
+            first.setdefault(place[0], row)
+    places = map(place_of, test)
+    return [
+        (first[place[0]], row) for row, place in enumerate(places) if place and place[0] in first
+    ]
 
 
 def _to_first(labels: Sequence[Hashable]) -> npt.NDArray[np.int64]:

@@ -5,6 +5,7 @@
 """
 
 import os
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
@@ -254,9 +255,10 @@ def is_archive_path(source: Any) -> bool:
     return isinstance(source, _ArchivePath) and not isinstance(source, os.PathLike)
 
 
-def _path_in_archive(source: Any) -> str | None:
-    """Return the path of a file in an archive; None if the archive is in memory."""
-    return str(source) if source.root.filename is not None else None
+def _in_memory(source: Any) -> bool:
+    """Return whether a path in an archive has no file that the archive is in."""
+    root = getattr(source, "root", None)
+    return isinstance(root, zipfile.ZipFile) and root.filename is None
 
 
 def type_name(source: Any) -> str:
@@ -312,7 +314,7 @@ def describe(source: Any) -> str:
     if isinstance(source, LazyImage):
         return source.name
     if is_archive_path(source):
-        return repr(_path_in_archive(source) or source.at)
+        return repr(source.at if _in_memory(source) else str(source))
     return _file_name(source, "name") or on_one_line(type(source).__name__)
 
 
@@ -473,5 +475,5 @@ def _origin(image: Any) -> Hashable:
     if isinstance(image, str | os.PathLike):
         return os.fsdecode(image)
     if is_archive_path(image):
-        return _path_in_archive(image) or (id(image.root), image.at)
+        return (id(image.root), image.at) if _in_memory(image) else str(image)
     return image if isinstance(image, bytes | LazyImage) else id(image)

@@ -87,6 +87,7 @@ class TailNet(NeuralNet):
     """
 
     module_: Tails
+    verbose: int
 
     # what skorch notes when it makes an optimizer, which is made later here
     prefixes_ = [*NeuralNet.prefixes_, "optimizer"]  # noqa: RUF012
@@ -178,10 +179,14 @@ class TailNet(NeuralNet):
         if "optimizer_" in self.__dict__:
             for group in self.optimizer_.param_groups:
                 group["lr"] = lr
-        if ema_decay != self.ema_decay:
-            self.ema_decay, self._average = ema_decay, None
-        self.verbose = verbose
-        self.initialize_callbacks()
+        self.ema_decay = ema_decay
+        if ema_decay is None:
+            self._average = None
+        elif self._average is not None:
+            self._average.decay = ema_decay
+        if verbose != self.verbose:
+            self.verbose = verbose
+            self.initialize_callbacks()
         return self
 
     def restart(self, state: dict[str, Tensor]) -> None:

@@ -247,6 +247,7 @@ def check_shortcuts(
     """
     images = as_image_list(X)
     labels = _two_classes(y, len(images))
+    named = groups is not None
     if groups is None:
         groups = number_by_origin(images)
     groups = check_groups(groups, len(images), "images")
@@ -259,7 +260,9 @@ def check_shortcuts(
             raise ImageError(
                 unreadable, len(images), f"No file of class {label!s} is left to be compared."
             )
-    few = too_few_groups(labels[kept], names if len(groups) > groups.max() + 1 else None, cv)
+    few = too_few_groups(
+        labels[kept], names if len(groups) > groups.max() + 1 else None, cv, named=named
+    )
     if few:
         raise ValueError(f"{few} Use fewer folds (cv={cv}), or more groups of this class.")
     return _report(

@@ -72,7 +72,7 @@ def only_value(attribute: Attribute, columns: Mapping[str, Sequence[str | float]
         distinct, counts = np.unique(np.asarray(columns[name]), return_counts=True)
         value = distinct[np.argmax(counts)]
         if name == "time":
-            texts.append(_time(value))
+            texts.append("unknown" if np.isnan(value) else _time(value))
         else:
             texts.append(f"{value:.4g}" if distinct.dtype.kind == "f" else str(value))
     return " x ".join(texts)
