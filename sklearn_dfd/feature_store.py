@@ -505,7 +505,20 @@ _STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.d
 
 
 def as_kept(store: MemoryStore | FeatureStore, row: npt.NDArray[np.float32]) -> _Row:
-    """Return a new row with the precision in which a store gives it back."""
+    """Return a new row with the precision in which a store gives it back.
+
+    Parameters
+    ----------
+    store : MemoryStore or FeatureStore
+        Where the row will be kept.
+    row : ndarray of float32, shape (n_features,)
+        The features of one image.
+
+    Returns
+    -------
+    row : ndarray of float32, shape (n_features,)
+        The row, rounded where the store keeps float16.
+    """
     if not isinstance(store, FeatureStore) or store.dtype != "float16":
         return row
     return row.astype(_STORED[store.dtype]).astype(np.float32)
