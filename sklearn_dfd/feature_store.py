@@ -504,26 +504,6 @@ def _enter_write_ahead_log(database: sqlite3.Connection) -> None:
 _STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
-def as_kept(store: MemoryStore | FeatureStore, row: npt.NDArray[np.float32]) -> _Row:
-    """Return a new row with the precision in which a store gives it back.
-
-    Parameters
-    ----------
-    store : MemoryStore or FeatureStore
-        Where the row will be kept.
-    row : ndarray of float32, shape (n_features,)
-        The features of one image.
-
-    Returns
-    -------
-    row : ndarray of float32, shape (n_features,)
-        The row, rounded where the store keeps float16.
-    """
-    if not isinstance(store, FeatureStore) or store.dtype != "float16":
-        return row
-    return row.astype(_STORED[store.dtype]).astype(np.float32)
-
-
 def _checksum(key: Any, dtype: Any, value: Any) -> int | None:
     """Return the checksum of a row and its key; None where they are not even bytes."""
     if not all(isinstance(part, bytes) for part in (key, dtype, value)):

@@ -35,7 +35,6 @@ from sklearn_dfd.feature_store import (
     IN_PROCESS,
     FeatureStore,
     MemoryStore,
-    as_kept,
     new_owner,
     row_key,
 )
@@ -357,7 +356,9 @@ class Extraction:
             if isinstance(result, Exception):
                 self._note_failures([key], result)
                 continue
-            row = as_kept(self.store, next(computed))
+            row = next(computed)
+            if getattr(self.store, "dtype", None) == "float16":  # as it is read from now on
+                row = row.astype(np.float16).astype(np.float32)
             self.features[self.missing[key]] = row
             # by what was decoded: a file that was read again may have changed since
             done.append((key if result is None else row_key(result, self.recipe), row))
