@@ -412,8 +412,8 @@ def _requested(estimator: Any, metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_to_part_views(classifier: Any, n_rows: int, validated: bool) -> None:
     """Raise an error if a classifier, or one within it, would split its rows without groups."""
-    kind = type(classifier).__name__
-    for path, value in params_within(classifier).items():
+    kind, params = type(classifier).__name__, params_within(classifier)
+    for path, value in params.items():
         name = path.rpartition("__")[2]
         if name == "cv":
             what_to_do = (
@@ -427,7 +427,7 @@ def _refuse_to_part_views(classifier: Any, n_rows: int, validated: bool) -> None
             what_to_do = "Set early_stopping=False."
         elif name == "n_iter_no_change" and not validated:
             # without the other parameter a number is all that gradient boosting needs
-            if value is None or f"{path[: -len(name)]}early_stopping" in params_within(classifier):
+            if value is None or f"{path[: -len(name)]}early_stopping" in params:
                 continue
             what_to_do = "Set n_iter_no_change=None."
         else:

@@ -31,13 +31,7 @@ from sklearn_dfd._core.images.film_pool import films_stay_open
 from sklearn_dfd._core.images.reading import Reader
 from sklearn_dfd._core.images.sources import ImageView, innermost_that_may_fail, is_rendered
 from sklearn_dfd._core.messages import warn_user
-from sklearn_dfd.feature_store import (
-    IN_PROCESS,
-    FeatureStore,
-    MemoryStore,
-    new_owner,
-    row_key,
-)
+from sklearn_dfd.feature_store import IN_PROCESS, FeatureStore, MemoryStore, new_owner, row_key
 
 _CHUNK = 64  # images surveyed and claimed together
 _SLICE = 8  # of these, examined by a thread in one go: a task costs as much as a look

@@ -113,9 +113,7 @@ def find_source_groups(
     """
     images = as_image_list(X)
     known = [] if groups is None else [check_groups(groups, len(images), "images").tolist()]
-    # frames of one film
-    places = [place_of(image) for image in images]
-    known.append([row if place is None else place[0] for row, place in enumerate(places)])
+    known.append([row if film is None else film for row, film in enumerate(_films(images))])
     pairs, _ = _linked(images, None, threshold, mirrored, parts, n_jobs, verbose)
     pairs = np.concatenate([pairs, *map(_to_first, known)])
     graph = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), shape=(len(images),) * 2)
@@ -399,27 +397,27 @@ def _linked(
     return pairs[order], values[order]
 
 
+def _films(images: Iterable[Any]) -> list[Hashable]:
+    """Return the film that each image is a frame of; None for other images."""
+    return [None if place is None else place[0] for place in map(place_of, images)]
+
+
 def _of_one_film(train: Iterable[Any], test: Iterable[Any]) -> list[tuple[int, int]]:
     """Pair each test frame with the first training frame of its film."""
-    first: dict[Hashable, int] = {}
-    for row, image in enumerate(train):
-        if place := place_of(image):
-            first.setdefault(place[0], row)
-    places = map(place_of, test)
-    return [
-        (first[place[0]], row) for row, place in enumerate(places) if place and place[0] in first
-    ]
+    first = _first_rows(_films(train))
+    first.pop(None, None)
+    return [(first[film], row) for row, film in enumerate(_films(test)) if film in first]
 
 
 def _to_first(labels: Sequence[Hashable]) -> npt.NDArray[np.int64]:
     """Return the pair of each row and the first one with the same label."""
-    first: dict[Hashable, int] = {}
-    return np.array([(first.setdefault(label, row), row) for row, label in enumerate(labels)])
+    first = _first_rows(labels)
+    return np.array([(first[label], row) for row, label in enumerate(labels)])
 
 
-def _first_rows(contents: list[bytes]) -> dict[bytes, int]:
+def _first_rows(contents: Iterable[Hashable]) -> dict[Hashable, int]:
     """Return the row in which each content comes first."""
-    rows: dict[bytes, int] = {}
+    rows: dict[Hashable, int] = {}
     for row, content in enumerate(contents):
         rows.setdefault(content, row)
     return rows
